@@ -1,1 +1,8 @@
-//! millstream-driver
+//! Millstream's driver: cuts a stream into batches, schedules their tasks on executors, commits.
+//!
+//! Layout:
+//! - [`output`]: the contract of the driver half of outputs
+//! - [`scheduler`]: which task runs where: a state machine without IO
+
+pub mod output;
+pub mod scheduler;

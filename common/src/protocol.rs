@@ -1,0 +1,310 @@
+//! What driver and executors say to each other, as plain values. The wire form is the `proto` crate's; the in-process
+//! transport of `local[N]` passes these as they are.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    failure::Failure,
+    ids::{BatchId, Epoch, ExecutorId, OutputIndex, QueryId, SourceId, StageId, TaskId},
+    time::BatchTime,
+};
+
+/// The version of the session protocol; both sides must have the same.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// What an executor says when it registers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RegisterRequest {
+    /// [`PROTOCOL_VERSION`] of the executor.
+    pub protocol: u32,
+    /// Millstream's version.
+    pub version: String,
+    /// Hash of the executor's executable.
+    pub build_id: String,
+    /// Task slots.
+    pub cores: u32,
+    /// Where its blocks are served, `host:port`; empty for the in-process transport.
+    pub block_address: String,
+    /// Where its `/metrics` is, `host:port`; empty where there is none.
+    pub http_address: String,
+    /// Its process id, for people and tests.
+    pub process_id: u32,
+    /// The host's name, for locality.
+    pub host: String,
+}
+
+/// What the driver answers to a registration that it accepts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RegisterReply {
+    /// The executor's id from now on.
+    pub executor: ExecutorId,
+    /// The application as the driver runs it.
+    pub application: Application,
+    /// Files that prove that driver and executors share a file system.
+    pub shared_files: Vec<SharedFile>,
+}
+
+/// What an executor needs to build the same graph as the driver.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Application {
+    /// Its name.
+    pub name: String,
+    /// Its own arguments, as JSON.
+    pub arguments: Value,
+    /// The effective configuration, key to text; holds no secret.
+    pub configuration: BTreeMap<String, String>,
+    /// The partition count of exchanges, fixed at the query's first start.
+    pub parallelism: u32,
+    /// The batch interval in milliseconds; 0 runs batches back to back.
+    pub batch_interval_millis: u64,
+    /// What the job function saw through the context: name to value.
+    pub recorded: BTreeMap<String, Value>,
+}
+
+/// A file that the driver wrote, to be read by each executor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedFile {
+    /// Its absolute path.
+    pub path: String,
+    /// Its content.
+    pub nonce: String,
+    /// What lives there, for the message: `checkpoint` or `output`.
+    pub purpose: String,
+}
+
+/// An executor's first message on its session.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Who speaks.
+    pub executor: ExecutorId,
+    /// The session fingerprint that its own graph gives.
+    pub fingerprint: String,
+    /// Shared files that it could not read alike: path and what was seen.
+    pub unshared: Vec<String>,
+}
+
+/// A query that the driver runs, and under which epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct QueryGrant {
+    /// The query.
+    pub query: QueryId,
+    /// The driver's epoch of it.
+    pub epoch: Epoch,
+}
+
+/// What the driver tells an executor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToExecutor {
+    /// The driver's full truth, first on every session: what it runs, and which attempts it wants from this executor.
+    /// Whatever else the executor has of lower epochs or other queries it drops; wanted attempts that it doesn't know it reports as lost.
+    Reconcile {
+        /// Every query, with its epoch.
+        queries: Vec<QueryGrant>,
+        /// Attempts whose report the driver still waits for.
+        wanted: Vec<TaskId>,
+    },
+    /// Tasks of one stage.
+    Launch(StageLaunch),
+    /// Attempts to stop; each is still reported, as cancelled.
+    Cancel(Vec<TaskId>),
+    /// All blocks of batches up to and including this one may go.
+    DropBatches {
+        /// The query.
+        query: QueryId,
+        /// The driver's epoch of it.
+        epoch: Epoch,
+        /// The newest batch that is no longer needed.
+        through: BatchId,
+    },
+    /// Finish and exit; an executor of `local-cluster` does so by itself when its driver is gone.
+    Shutdown {
+        /// Why, for the log.
+        reason: String,
+    },
+}
+
+/// Tasks of one stage bound for one executor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StageLaunch {
+    /// The query.
+    pub query: QueryId,
+    /// The driver's epoch of it.
+    pub epoch: Epoch,
+    /// The batch.
+    pub batch: BatchId,
+    /// The batch's time.
+    pub batch_time: BatchTime,
+    /// The stage.
+    pub stage: StageId,
+    /// The output that the stage feeds, where it ends in one.
+    pub output: Option<OutputIndex>,
+    /// The batch is a re-run after a restart, by this or another build: sinks must look for markers first.
+    pub rerun: bool,
+    /// The tasks.
+    pub tasks: Vec<TaskSpec>,
+}
+
+/// One task: which attempt, and what it reads.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskSpec {
+    /// Partition within the stage.
+    pub partition: u32,
+    /// Attempt number.
+    pub attempt: u32,
+    /// The stage's branch that the partition belongs to.
+    pub branch: u32,
+    /// What it reads.
+    pub input: TaskInput,
+}
+
+/// What a task reads.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum TaskInput {
+    /// A split of a source, in the source's own terms.
+    Split {
+        /// The source.
+        source: SourceId,
+        /// The split.
+        split: Value,
+    },
+    /// Blocks, one list per exchange that the branch reads, in the branch's order; each list in map order, empty blocks left out.
+    Blocks(Vec<Vec<BlockLocation>>),
+}
+
+/// Where a block is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockLocation {
+    /// The attempt that wrote it.
+    pub task: TaskId,
+    /// Which of that stage's exchanges.
+    pub exchange: u32,
+    /// Which partition of the exchange.
+    pub partition: u32,
+    /// Who has it.
+    pub executor: ExecutorId,
+    /// Where that executor serves blocks.
+    pub address: String,
+    /// Size and checksum as its writer reported them.
+    pub meta: BlockMeta,
+}
+
+/// What the writer of a block says of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockMeta {
+    /// Bytes of all its frames as stored.
+    pub bytes: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Content checksum: of the encoded rows in order, whatever the framing and compression.
+    pub checksum: u64,
+}
+
+/// What an executor tells the driver.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToDriver {
+    /// The executor's full truth, its answer to `Reconcile`.
+    Truth {
+        /// Attempts that it is running or has queued.
+        running: Vec<TaskId>,
+        /// Finished attempts whose blocks it still holds or whose report may not have arrived.
+        finished: Vec<TaskReport>,
+    },
+    /// An attempt ended.
+    Report(Box<TaskReport>),
+    /// The executor lives.
+    Heartbeat(Heartbeat),
+    /// The executor was told to stop (SIGTERM): it takes nothing of later batches.
+    Leaving,
+}
+
+/// A sign of life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// Tasks running now.
+    pub running: u32,
+    /// Resident memory of the process, bytes.
+    pub resident_bytes: u64,
+    /// Blocks in memory, bytes.
+    pub block_bytes: u64,
+    /// Blocks on disk, bytes.
+    pub spilled_bytes: u64,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskReport {
+    /// The attempt.
+    pub task: TaskId,
+    /// What came of it.
+    pub outcome: Result<TaskOutput, Failure>,
+    /// How long it ran, microseconds.
+    pub run_micros: u64,
+}
+
+/// What a successful attempt leaves.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TaskOutput {
+    /// One list per exchange of the stage; one entry per partition of the exchange.
+    pub exchanges: Vec<Vec<BlockMeta>>,
+    /// Bytes for the driver's half of the output (rendered rows, partial results), under `collect.max_bytes`.
+    pub result: Option<Bytes>,
+    /// What the sink's writer returned.
+    pub sink: Option<SinkCommit>,
+    /// State files written, by the stage's stateful operators.
+    pub state: Vec<StateFile>,
+    /// Counts taken once, from the winning attempt.
+    pub counts: TaskCounts,
+}
+
+/// Counts of one attempt.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskCounts {
+    /// Rows read from a split.
+    pub input_rows: u64,
+    /// Bytes read from a split.
+    pub input_bytes: u64,
+    /// Malformed records that were dropped or replaced.
+    pub malformed: u64,
+    /// Rows read from blocks.
+    pub shuffle_rows_read: u64,
+    /// Rows written to blocks.
+    pub shuffle_rows_written: u64,
+    /// Rows handed to a sink or the driver.
+    pub output_rows: u64,
+    /// Bytes spilled to disk by the task itself.
+    pub spilled_bytes: u64,
+}
+
+/// What one attempt left at a sink, for `commits/<batch>` and the driver half.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SinkCommit {
+    /// The sink partition.
+    pub partition: u32,
+    /// Rows written, or that a marker says were written.
+    pub rows: u64,
+    /// Content checksum of the rows in order.
+    pub checksum: u64,
+    /// What the driver half needs to publish: staged files, handles.
+    pub payload: Value,
+}
+
+/// A state file that counts once a commit lists it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateFile {
+    /// The stateful operator's stable id.
+    pub operator: String,
+    /// The state partition.
+    pub partition: u32,
+    /// The file's name below the checkpoint.
+    pub file: String,
+    /// Where in the file.
+    pub offset: u64,
+    /// How long.
+    pub length: u64,
+    /// Checksum of those bytes.
+    pub checksum: u64,
+}

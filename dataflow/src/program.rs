@@ -1,0 +1,135 @@
+//! The interface between a stage's code and the executor that runs it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use millstream_common::{
+    failure::{Failure, FailureKind},
+    ids::{BlockId, StageId, TaskId},
+    protocol::{BlockLocation, BlockMeta, TaskCounts, TaskInput, TaskOutput},
+    time::BatchTime,
+};
+
+use crate::plan::Plan;
+
+/// A stage's code. One value serves every task of the stage on an executor, from many slots at once.
+pub trait StageProgram: Send + Sync {
+    /// Runs one task on the calling slot thread. Waits for IO only through `task`.
+    ///
+    /// # Errors
+    /// The failure that ends the attempt, with its operator named where one is to blame.
+    fn run(&self, task: &mut TaskContext<'_>) -> Result<TaskOutput, Failure>;
+}
+
+/// A query's code on an executor.
+pub trait Programs: Send + Sync {
+    /// The graph, for the session fingerprint.
+    fn plan(&self) -> &Plan;
+    /// The code of a stage.
+    fn program(&self, stage: StageId) -> Option<Arc<dyn StageProgram>>;
+    /// The executor closes: connectors let go of what they hold across tasks (consumers, producers, threads).
+    fn close(&self) {}
+}
+
+/// What the executor provides to a running task.
+pub trait TaskServices: Send + Sync {
+    /// Appends one frame to a block of the running task. Counts against the executor's memory budget and may go to disk.
+    ///
+    /// # Errors
+    /// `Io` when the disk refuses, `OutOfMemory` when the budget does.
+    fn append_block(&self, block: BlockId, frame: Bytes) -> Result<(), Failure>;
+
+    /// Reads blocks in the order given, prefetching within a bound; frames of one block come in the order they were appended.
+    fn fetch_blocks(
+        &self,
+        locations: Vec<BlockLocation>,
+        cancel: CancelToken,
+    ) -> Box<dyn BlockFrames>;
+
+    /// A folder for the task's own spill files; made on first use, deleted with the task.
+    ///
+    /// # Errors
+    /// `Io` when it can't be made.
+    fn spill_folder(&self, task: TaskId) -> Result<std::path::PathBuf, Failure>;
+
+    /// Where a task's own tables spill: a sum of encoded row sizes in bytes, the same on every executor of a query.
+    fn spill_threshold(&self) -> u64;
+
+    /// Whether blocks are LZ4 compressed when that pays.
+    fn compress_blocks(&self) -> bool;
+}
+
+/// Frames of fetched blocks, in order. Waiting is bounded by the fetch timeout and ended by cancellation.
+pub trait BlockFrames: Send {
+    /// The next frame with the index of its block in the list asked for; `None` after the last.
+    ///
+    /// # Errors
+    /// `FetchFailed` with the block's id and its executor; `Cancelled`.
+    fn next(&mut self) -> Result<Option<(usize, Bytes)>, Failure>;
+}
+
+/// Tells a task that it should stop.
+#[derive(Clone, Debug, Default)]
+pub struct CancelToken(Arc<AtomicBool>);
+
+impl CancelToken {
+    /// A token that isn't cancelled.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Cancels; can't be undone.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether it was cancelled.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// For loops: an error once cancelled.
+    ///
+    /// # Errors
+    /// `Cancelled`.
+    pub fn check(&self) -> Result<(), Failure> {
+        if self.is_cancelled() {
+            return Err(Failure::new(
+                FailureKind::Cancelled,
+                "the task was cancelled",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// A running task, as its program sees it.
+pub struct TaskContext<'a> {
+    /// The attempt.
+    pub id: TaskId,
+    /// The batch's time.
+    pub batch_time: BatchTime,
+    /// The stage's branch that this task belongs to.
+    pub branch: u32,
+    /// What it reads.
+    pub input: TaskInput,
+    /// The batch is a re-run after a restart: sinks must look for markers first.
+    pub rerun: bool,
+    /// Set when the attempt should stop; programs look at it once a chunk.
+    pub cancel: CancelToken,
+    /// The longest that the task may wait for input that should already be there.
+    pub input_deadline: Duration,
+    /// Counts; copied into the task's output when it succeeds.
+    pub counts: TaskCounts,
+    /// The executor.
+    pub services: &'a dyn TaskServices,
+}
+
+/// Sizes of what a task wrote into one exchange: one entry a partition.
+pub type ExchangeMeta = Vec<BlockMeta>;
