@@ -68,7 +68,7 @@ pub enum Event {
         /// Who says so.
         executor: ExecutorId,
         /// What.
-        report: TaskReport,
+        report: Box<TaskReport>,
     },
     /// The executor is gone for good: silent too long, its process known dead, its session not back in time, or replaced.
     Lost {
@@ -241,7 +241,7 @@ pub enum Note {
         /// Where it ran.
         executor: ExecutorId,
         /// Why.
-        failure: Failure,
+        failure: Box<Failure>,
     },
     /// An executor gets no more tasks of this stage.
     Excluded {
