@@ -1,12 +1,20 @@
 //! The vocabulary of Millstream's driver and executors: values and formats that both sides must agree on. No networking.
 //!
 //! Layout:
+//! - [`codec`]: rows as bytes
 //! - [`failure`]: the error type that crosses the wire
 //! - [`ids`]: queries, epochs, batches, stages, tasks, blocks, executors
+//! - [`key`]: canonical bytes of keys: ordered, self-delimiting
 //! - [`protocol`]: what driver and executors say to each other
+//! - [`routing`]: from a key to the partition that owns it
+//! - [`text`]: `Text`, a cheap, owned string slice
 //! - [`time`]: batch times and the clock seam
 
+pub mod codec;
 pub mod failure;
 pub mod ids;
+pub mod key;
 pub mod protocol;
+pub mod routing;
+pub mod text;
 pub mod time;

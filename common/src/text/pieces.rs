@@ -1,0 +1,130 @@
+//! Iterators over the pieces of a text. Each owns its text, so that it can leave the closure that made it.
+
+use std::iter::FusedIterator;
+
+use super::Text;
+use super::pattern::Pattern;
+
+/// Pieces between separators: see [`Text::split`].
+#[derive(Debug, Clone)]
+pub struct Split<P> {
+    text: Text,
+    separator: P,
+    /// Where the next piece starts.
+    start: usize,
+    /// Where the search for the next match starts; beyond the text's end if there can be no more.
+    search: usize,
+    done: bool,
+}
+
+impl<P: Pattern> Split<P> {
+    #[inline]
+    pub(super) fn new(text: Text, separator: P) -> Split<P> {
+        Split {
+            text,
+            separator,
+            start: 0,
+            search: 0,
+            done: false,
+        }
+    }
+}
+
+impl<P: Pattern> Iterator for Split<P> {
+    type Item = Text;
+
+    #[inline]
+    fn next(&mut self) -> Option<Text> {
+        if self.done {
+            return None;
+        }
+        let whole = self.text.as_str();
+        let found = if self.search <= whole.len() {
+            self.separator.find(whole, self.search)
+        } else {
+            None
+        };
+        let Some((match_start, match_end)) = found else {
+            self.done = true;
+            return Some(self.text.part(&whole[self.start..]));
+        };
+        let piece = self.text.part(&whole[self.start..match_start]);
+        self.start = match_end;
+        self.search = if match_end > match_start {
+            match_end
+        } else {
+            after_next_char(whole, match_end)
+        };
+        Some(piece)
+    }
+}
+
+/// An empty separator matches before each character and at the end, once each.
+fn after_next_char(text: &str, at: usize) -> usize {
+    at + text[at..].chars().next().map_or(1, char::len_utf8)
+}
+
+impl<P: Pattern> FusedIterator for Split<P> {}
+
+/// Words between white space: see [`Text::split_whitespace`].
+#[derive(Debug, Clone)]
+pub struct SplitWhitespace {
+    text: Text,
+    at: usize,
+}
+
+impl SplitWhitespace {
+    #[inline]
+    pub(super) fn new(text: Text) -> SplitWhitespace {
+        SplitWhitespace { text, at: 0 }
+    }
+}
+
+impl Iterator for SplitWhitespace {
+    type Item = Text;
+
+    #[inline]
+    fn next(&mut self) -> Option<Text> {
+        let word = self.text.as_str()[self.at..].split_whitespace().next()?;
+        let start = word.as_ptr() as usize - self.text.as_ptr() as usize;
+        self.at = start + word.len();
+        Some(self.text.part(word))
+    }
+}
+
+impl FusedIterator for SplitWhitespace {}
+
+/// Lines without their ends: see [`Text::lines`].
+#[derive(Debug, Clone)]
+pub struct Lines {
+    text: Text,
+    at: usize,
+}
+
+impl Lines {
+    #[inline]
+    pub(super) fn new(text: Text) -> Lines {
+        Lines { text, at: 0 }
+    }
+}
+
+impl Iterator for Lines {
+    type Item = Text;
+
+    #[inline]
+    fn next(&mut self) -> Option<Text> {
+        let rest = &self.text.as_str()[self.at..];
+        if rest.is_empty() {
+            return None;
+        }
+        let Some(end) = memchr::memchr(b'\n', rest.as_bytes()) else {
+            self.at += rest.len();
+            return Some(self.text.part(rest));
+        };
+        self.at += end + 1;
+        let line = &rest[..end];
+        Some(self.text.part(line.strip_suffix('\r').unwrap_or(line)))
+    }
+}
+
+impl FusedIterator for Lines {}
