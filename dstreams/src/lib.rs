@@ -1,1 +1,2 @@
 //! millstream-dstreams
+pub mod display;
