@@ -1,1 +1,22 @@
-//! millstream-integration-tests
+//! The harness of Millstream's integration tests: real processes, a real Kafka broker, real faults.
+//!
+//! `integration-tests/setup.sh` installs what it needs. The tests themselves are the modules of
+//! `tests/it/main.rs`.
+//!
+//! # Layout
+//!
+//! - [`error`]: what can go wrong in the harness itself.
+//! - [`installed`]: where the parts that `setup.sh` installs are.
+//! - [`kafka`]: a Kafka broker's whole life, and a client that fills and reads topics.
+//! - [`process`]: child processes that can't outlive the test, with their output captured.
+//! - [`proxy`]: a TCP proxy that cuts or stalls the connections through it.
+//! - [`wait`]: deadlines, and waiting for a condition of the outside world.
+
+pub mod error;
+pub mod installed;
+pub mod kafka;
+pub mod process;
+pub mod proxy;
+pub mod wait;
+
+pub use error::Error;

@@ -1,0 +1,188 @@
+//! Who may depend on whom, and what must stay out of whose tree.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
+
+/// What each crate of the product may depend on directly, of the workspace's own.
+const ALLOWED: [(&str, &[&str]); 8] = [
+    ("millstream-common", &[]),
+    ("millstream-proto", &["millstream-common"]),
+    ("millstream-dataflow", &["millstream-common"]),
+    (
+        "millstream-connectors",
+        &["millstream-common", "millstream-dataflow"],
+    ),
+    ("millstream-driver", RUNTIME),
+    ("millstream-executor", RUNTIME),
+    (
+        "millstream-dstreams",
+        &[
+            "millstream-common",
+            "millstream-dataflow",
+            "millstream-connectors",
+            "millstream-driver",
+            "millstream-executor",
+        ],
+    ),
+    (
+        "millstream",
+        &[
+            "millstream-common",
+            "millstream-proto",
+            "millstream-dataflow",
+            "millstream-connectors",
+            "millstream-driver",
+            "millstream-executor",
+            "millstream-dstreams",
+        ],
+    ),
+];
+
+/// The driver and the executor stand on the same ground, and never on each other.
+const RUNTIME: &[&str] = &[
+    "millstream-common",
+    "millstream-proto",
+    "millstream-dataflow",
+    "millstream-connectors",
+];
+
+/// Those that stand outside of the product: nothing may depend on them, they may depend on anything.
+const OUTSIDE: [&str; 2] = ["millstream-examples", "millstream-integration-tests"];
+
+fn root() -> PathBuf {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().unwrap().to_path_buf()
+}
+
+/// The workspace's own manifests. Without dependencies: to resolve them, cargo would fetch crates of other
+/// platforms.
+fn workspace() -> Metadata {
+    MetadataCommand::new()
+        .manifest_path(root().join("Cargo.toml"))
+        .no_deps()
+        .exec()
+        .unwrap()
+}
+
+/// The crates of the workspace that `package` needs to be built; its tests may need more.
+fn own_dependencies(package: &Package, members: &BTreeSet<&str>) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for dependency in &package.dependencies {
+        if dependency.kind != DependencyKind::Development
+            && members.contains(dependency.name.as_str())
+        {
+            found.insert(dependency.name.clone());
+        }
+    }
+    found
+}
+
+#[test]
+fn crates_depend_only_downwards() {
+    let metadata = workspace();
+    let members: BTreeSet<&str> = metadata
+        .packages
+        .iter()
+        .map(|package| package.name.as_str())
+        .collect();
+    let allowed: BTreeMap<&str, &[&str]> = ALLOWED.into_iter().collect();
+    let mut checked = BTreeSet::new();
+    let mut wrong = Vec::new();
+    for package in &metadata.packages {
+        let name = package.name.as_str();
+        if OUTSIDE.contains(&name) {
+            continue;
+        }
+        let Some(allowed) = allowed.get(name) else {
+            wrong.push(format!(
+                "{name}: give this crate its place in `ALLOWED` (or `OUTSIDE`)"
+            ));
+            continue;
+        };
+        checked.insert(name);
+        for dependency in own_dependencies(package, &members) {
+            if !allowed.contains(&dependency.as_str()) {
+                wrong.push(format!("{name} must not depend on {dependency}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(
+        checked.len(),
+        ALLOWED.len(),
+        "`ALLOWED` names a crate that is gone; there are {checked:?}"
+    );
+}
+
+/// The names of all packages that are built for `package` alone with its default features.
+fn tree(package: &str) -> BTreeSet<String> {
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "tree",
+            "--locked",
+            "--package",
+            package,
+            "--edges",
+            "normal,build",
+        ])
+        .args(["--prefix", "none", "--format", "{p}"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let names = lines
+        .lines()
+        .filter_map(|line| line.split_whitespace().next());
+    names.map(str::to_owned).collect()
+}
+
+#[test]
+fn common_knows_no_transport() {
+    let tree = tree("millstream-common");
+    assert!(tree.contains("serde"), "the tree was not read: {tree:?}");
+    let transports: Vec<&String> = tree
+        .iter()
+        .filter(|name| name.starts_with("tonic") || *name == "prost")
+        .collect();
+    assert!(transports.is_empty(), "{transports:?}");
+}
+
+#[test]
+fn the_examples_compile_no_datafusion() {
+    let tree = tree("millstream-examples");
+    assert!(
+        tree.contains("millstream"),
+        "the tree was not read: {tree:?}"
+    );
+    let engines: Vec<&String> = tree
+        .iter()
+        .filter(|name| name.starts_with("datafusion"))
+        .collect();
+    assert!(engines.is_empty(), "{engines:?}");
+}
+
+#[test]
+fn every_crate_takes_the_lints_of_the_workspace() {
+    for package in workspace().packages {
+        let manifest = fs::read_to_string(&package.manifest_path).unwrap();
+        let manifest: toml::Table = toml::from_str(&manifest).unwrap();
+        let inherited = manifest
+            .get("lints")
+            .and_then(|lints| lints.get("workspace"));
+        assert_eq!(
+            inherited.and_then(toml::Value::as_bool),
+            Some(true),
+            "{} lacks `lints.workspace = true`",
+            package.name
+        );
+    }
+}
