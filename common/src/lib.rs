@@ -18,3 +18,5 @@ pub mod protocol;
 pub mod routing;
 pub mod text;
 pub mod time;
+
+pub mod config;
