@@ -2,21 +2,23 @@
 //!
 //! Layout:
 //! - [`codec`]: rows as bytes
+//! - [`config`]: the registry of configuration keys, and the checked configuration
 //! - [`failure`]: the error type that crosses the wire
 //! - [`ids`]: queries, epochs, batches, stages, tasks, blocks, executors
 //! - [`key`]: canonical bytes of keys: ordered, self-delimiting
 //! - [`protocol`]: what driver and executors say to each other
 //! - [`routing`]: from a key to the partition that owns it
+//! - [`telemetry`]: metrics and logging
 //! - [`text`]: `Text`, a cheap, owned string slice
 //! - [`time`]: batch times and the clock seam
 
 pub mod codec;
+pub mod config;
 pub mod failure;
 pub mod ids;
 pub mod key;
 pub mod protocol;
 pub mod routing;
+pub mod telemetry;
 pub mod text;
 pub mod time;
-
-pub mod config;

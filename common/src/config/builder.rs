@@ -37,9 +37,9 @@ impl Builder {
         let path = path.as_ref();
         match std::fs::read_to_string(path) {
             Ok(text) => self = self.toml(&path.display().to_string(), &text),
-            Err(source) => self.errors.push(Error::ReadFile {
+            Err(cause) => self.errors.push(Error::ReadFile {
                 path: path.to_owned(),
-                source,
+                cause,
             }),
         }
         self
@@ -140,7 +140,11 @@ impl Builder {
                 Ok(()) => inner.origins[spec.index()] = origin,
                 Err(expected) => errors.push(Error::BadValue {
                     key: spec.name(),
-                    value: if spec.is_secret() { REDACTED.to_owned() } else { value },
+                    value: if spec.is_secret() {
+                        REDACTED.to_owned()
+                    } else {
+                        value
+                    },
                     origin,
                     expected,
                 }),

@@ -51,7 +51,7 @@ pub struct Spec {
     pub(super) doc: &'static str,
     pub(super) index: usize,
     pub(super) flags: Flags,
-    pub(super) expected: fn() -> String,
+    pub(super) accepts: fn() -> String,
     pub(super) assign: fn(&mut Values, &str) -> Result<(), String>,
     pub(super) text: fn(&Values) -> String,
     pub(super) copy: fn(&Values, &mut Values),
@@ -116,9 +116,9 @@ impl Spec {
         self.doc.trim()
     }
 
-    /// The values it accepts, as an error message says it: "an integer between 1 and 1000".
-    pub fn expected(&self) -> String {
-        (self.expected)()
+    /// The values it accepts: "an integer, 1 to 1000".
+    pub fn accepts(&self) -> String {
+        (self.accepts)()
     }
 
     /// Whether the result of a batch depends on it.
@@ -153,34 +153,43 @@ impl Spec {
     }
 }
 
+/// The lowest and, if there is one, the highest value that a key accepts.
+pub(super) type Range<T> = (<T as Setting>::Bound, Option<<T as Setting>::Bound>);
+
 /// Reads a value and checks it against the key's range; the error says what is accepted.
-pub(super) fn checked<T: Setting>(
-    text: &str,
-    range: Option<(T::Bound, T::Bound)>,
-) -> Result<T, String> {
-    let value = T::parse(text).ok();
+pub(super) fn checked<T: Setting>(text: &str, range: Option<Range<T>>) -> Result<T, String> {
+    let value = T::parse(text);
     let accepted = value.filter(|value| match &range {
-        Some((low, high)) => value.within(low, high),
+        Some((low, high)) => value.within(low, high.as_ref()),
         None => true,
     });
-    accepted.ok_or_else(|| expected::<T>(range))
+    accepted.ok_or_else(|| accepts::<T>(range, true))
 }
 
-/// The values accepted by a type and a range, in words.
-pub(super) fn expected<T: Setting>(range: Option<(T::Bound, T::Bound)>) -> String {
-    match range {
-        Some((low, high)) => format!("{} between {low} and {high}", T::expected(), low = T::show_bound(&low), high = T::show_bound(&high)),
-        None => T::expected(),
+/// The values accepted by a type and a range, in words, with or without examples.
+pub(super) fn accepts<T: Setting>(range: Option<Range<T>>, with_examples: bool) -> String {
+    let mut words = T::noun();
+    if with_examples && !T::examples().is_empty() {
+        words.push_str(" such as ");
+        words.push_str(T::examples());
     }
+    if let Some((low, high)) = range {
+        let low = T::show_bound(&low);
+        words.push_str(&match high {
+            Some(high) => format!(", {low} to {}", T::show_bound(&high)),
+            None => format!(", at least {low}"),
+        });
+    }
+    words
 }
 
-/// Declares keys: `"name" CONSTANT: type = default, [lowest, highest], flag...;` under titled sections.
+/// Declares keys: `"name" CONSTANT: type = default, [lowest, highest], flag...;` (or `[lowest]`) under titled sections.
 macro_rules! declare_keys {
     ($(
         section $title:literal {
             $(
                 $(#[doc = $doc:literal])+
-                $name:literal $id:ident: $type:ty = $default:expr $(, [$low:expr, $high:expr])? $(, $flag:ident)*;
+                $name:literal $id:ident: $type:ty = $default:expr $(, [$low:expr $(, $high:expr)?])? $(, $flag:ident)*;
             )*
         }
     )*) => {
@@ -220,9 +229,9 @@ macro_rules! declare_keys {
                     doc: concat!($($doc, "\n"),+),
                     index: Index::$id as usize,
                     flags: Flags::new()$(.$flag())*,
-                    expected: || expected::<$type>(declare_keys!(@range $($low, $high)?)),
+                    accepts: || accepts::<$type>(declare_keys!(@range $($low $(, $high)?)?), false),
                     assign: |values, text| {
-                        values.$id = checked::<$type>(text, declare_keys!(@range $($low, $high)?))?;
+                        values.$id = checked::<$type>(text, declare_keys!(@range $($low $(, $high)?)?))?;
                         Ok(())
                     },
                     text: |values| values.$id.to_text(),
@@ -237,7 +246,8 @@ macro_rules! declare_keys {
         ];
     };
     (@range) => { None };
-    (@range $low:expr, $high:expr) => { Some(($low, $high)) };
+    (@range $low:expr) => { Some(($low, None)) };
+    (@range $low:expr, $high:expr) => { Some(($low, Some($high))) };
 }
 
 pub(super) use declare_keys;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::failure::{Fault, Retry};
+
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Origin {
@@ -99,12 +101,12 @@ pub enum Error {
         problem: String,
     },
     /// The configuration file cannot be read.
-    #[error("cannot read the configuration file {}: {source}", path.display())]
+    #[error("cannot read the configuration file {}: {cause}", path.display())]
     ReadFile {
         /// The file.
         path: PathBuf,
         /// What the system says.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// The configuration file is not TOML.
     #[error("the configuration file {path}, line {line} is not valid TOML: {message}")]
@@ -136,6 +138,30 @@ pub enum Error {
 }
 
 impl Error {
+    /// A stable, searchable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownKey { .. } => "config.unknown_key",
+            Self::BadValue { .. } => "config.bad_value",
+            Self::Conflict { .. } => "config.conflict",
+            Self::ReadFile { .. } => "config.unreadable",
+            Self::Toml { .. } => "config.toml",
+            Self::FlagWithoutValue { .. } => "config.flag",
+            Self::NotRecordable { .. } => "config.not_recordable",
+            Self::Several(_) => "config.several",
+        }
+    }
+
+    /// Whose fault it is: always the user's.
+    pub fn fault(&self) -> Fault {
+        Fault::User
+    }
+
+    /// Whether trying again can help: never.
+    pub fn retry(&self) -> Retry {
+        Retry::Never
+    }
+
     /// One error for one or more; none for none.
     pub(super) fn gather(mut errors: Vec<Error>) -> Option<Error> {
         if errors.len() > 1 {

@@ -66,6 +66,6 @@ fn row(spec: &Spec, defaults: &Values) -> String {
     format!(
         "| `{}` | {default} | {} | {doc} |\n",
         spec.name(),
-        spec.expected()
+        spec.accepts()
     )
 }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::declare::{Flags, Key, Spec, checked, declare_keys, expected};
+use super::declare::{Flags, Key, Spec, accepts, checked, declare_keys};
 use super::value::{Address, ByteSize, Secret, Setting, ZoneName};
 use super::words::{
     Compression, LogFormat, OnDataLoss, OnLostBlock, OnMalformed, OnNondeterminism, ShowProgress,
@@ -56,7 +56,7 @@ declare_keys! {
     }
 
     section "Tasks and stages" {
-        /// Failures of one task that stop its query. Tasks that were lost with their executor, cancelled or superseded do not count.
+        /// Failures of one task that stop its query. Attempts that were cancelled or superseded do not count.
         "task.max_failures" TASK_MAX_FAILURES: u32 = 4, [1, 1_000];
         /// Failures of one stage's tasks on one executor after which that executor gets no more tasks of that stage, while there
         /// is another one.
@@ -137,9 +137,9 @@ declare_keys! {
         /// Whether the input rate follows what the application keeps up with.
         "backpressure.enabled" BACKPRESSURE_ENABLED: bool = false;
         /// Records per second and source until the first batch has shown a rate. Without a value, unlimited.
-        "backpressure.initial_rate" BACKPRESSURE_INITIAL_RATE: Option<u64> = None, [1, u64::MAX];
+        "backpressure.initial_rate" BACKPRESSURE_INITIAL_RATE: Option<u64> = None, [1];
         /// The lowest rate that backpressure goes down to, in records per second and source.
-        "backpressure.min_rate" BACKPRESSURE_MIN_RATE: u64 = 100, [1, u64::MAX];
+        "backpressure.min_rate" BACKPRESSURE_MIN_RATE: u64 = 100, [1];
         /// Weight of the difference between the last rate and the rate of processing.
         "backpressure.proportional" BACKPRESSURE_PROPORTIONAL: f64 = 1.0, [0.0, 1_000.0];
         /// Weight of the records that wait because of scheduling delay.
@@ -150,7 +150,7 @@ declare_keys! {
 
     section "Kafka source" {
         /// Records per second and partition that a batch takes at most. Without a value, all there are.
-        "kafka.max_rate_per_partition" KAFKA_MAX_RATE_PER_PARTITION: Option<u64> = None, [1, u64::MAX];
+        "kafka.max_rate_per_partition" KAFKA_MAX_RATE_PER_PARTITION: Option<u64> = None, [1];
         /// Bytes of records that an executor holds ready for each partition; at the bound the partition is paused.
         "kafka.read_ahead" KAFKA_READ_AHEAD: ByteSize = ByteSize::mib(16), [ByteSize::kib(64), ByteSize::gib(16)];
         /// What to do when a topic has dropped records that a batch needs.
@@ -171,14 +171,14 @@ declare_keys! {
         /// Bytes of a file that one task reads; larger files are split, at ends of lines.
         "files.split_size" FILES_SPLIT_SIZE: ByteSize = ByteSize::mib(128), [ByteSize::kib(1), ByteSize::gib(64)];
         /// Files that a batch takes at most, oldest first. Without a value, all there are.
-        "files.max_files_per_batch" FILES_MAX_FILES_PER_BATCH: Option<u32> = None, [1, u32::MAX];
+        "files.max_files_per_batch" FILES_MAX_FILES_PER_BATCH: Option<u32> = None, [1];
     }
 
     section "Receivers" {
         /// Received records are cut into blocks of so much time; each block is one task of its batch.
         "receiver.block_interval" RECEIVER_BLOCK_INTERVAL: Duration = Duration::from_millis(200), [MILLISECOND, HOUR];
         /// Records per second that a receiver takes at most. Without a value, as fast as they come.
-        "receiver.max_rate" RECEIVER_MAX_RATE: Option<u64> = None, [1, u64::MAX];
+        "receiver.max_rate" RECEIVER_MAX_RATE: Option<u64> = None, [1];
         /// Bytes that a receiver holds for batches that have not run; at the bound it stops reading.
         "receiver.max_buffered" RECEIVER_MAX_BUFFERED: ByteSize = ByteSize::mib(64), [ByteSize::kib(64), ByteSize::gib(64)];
         /// How long a receiver waits before it starts again after an error or the end of its connection.
@@ -196,7 +196,7 @@ declare_keys! {
         /// Whether an empty file `_SUCCESS` is put into each complete output folder.
         "file_sink.success_file" FILE_SINK_SUCCESS_FILE: bool = true, affects_results;
         /// How long the broker keeps a transaction open that its writer left.
-        "kafka_sink.transaction_timeout" KAFKA_SINK_TRANSACTION_TIMEOUT: Duration = MINUTE, [SECOND, HOUR];
+        "kafka_sink.transaction_timeout" KAFKA_SINK_TRANSACTION_TIMEOUT: Duration = MINUTE, [SECOND, Duration::from_secs(900)];
         /// How many times a task is launched again, a second apart, after another attempt has fenced its producer.
         "kafka_sink.fence_retries" KAFKA_SINK_FENCE_RETRIES: u32 = 10, [0, 1_000];
     }

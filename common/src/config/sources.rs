@@ -5,9 +5,9 @@ use std::fmt;
 
 use toml::de::{DeTable, DeValue};
 
+use super::REDACTED;
 use super::declare::{Spec, VARIABLE_PREFIX};
 use super::error::{Error, Origin};
-use super::REDACTED;
 
 /// How alike an unknown key and a valid one must be (1 is equal) for the valid one to be offered.
 const ALIKE: f64 = 0.6;
@@ -183,7 +183,11 @@ fn nearest_key(name: &str) -> Option<&'static Spec> {
         let whole = strsim::normalized_damerau_levenshtein(&spelt, spec.name());
         // The right key in a wrong group is near too.
         let last_parts = spec.name().rsplit('.').next() == spelt.rsplit('.').next();
-        let score = if last_parts { whole.max(ALIKE) + 0.1 } else { whole };
+        let score = if last_parts {
+            whole.max(ALIKE) + 0.1
+        } else {
+            whole
+        };
         if score > best {
             best = score;
             nearest = Some(spec);

@@ -10,17 +10,22 @@ pub trait Setting: Clone + Send + Sync + 'static {
     /// What the ends of a key's valid range are given as.
     type Bound;
 
-    /// Reads a value. The error says what is expected, as [`Setting::expected`] does.
-    fn parse(text: &str) -> Result<Self, String>;
+    /// Reads a value; none if the text is no such value.
+    fn parse(text: &str) -> Option<Self>;
 
     /// Writes a value such that [`Setting::parse`] reads the same. A secret is written in clear.
     fn to_text(&self) -> String;
 
     /// What is accepted, with its article: "an integer".
-    fn expected() -> String;
+    fn noun() -> String;
+
+    /// Examples of it, for error messages; empty where none are needed.
+    fn examples() -> &'static str {
+        ""
+    }
 
     /// Whether the value lies in a range, both ends included.
-    fn within(&self, low: &Self::Bound, high: &Self::Bound) -> bool;
+    fn within(&self, low: &Self::Bound, high: Option<&Self::Bound>) -> bool;
 
     /// Writes an end of a range.
     fn show_bound(bound: &Self::Bound) -> String;
@@ -31,21 +36,21 @@ macro_rules! number_setting {
         impl Setting for $type {
             type Bound = Self;
 
-            fn parse(text: &str) -> Result<Self, String> {
+            fn parse(text: &str) -> Option<Self> {
                 let number = text.trim().parse::<$type>().ok();
-                number.filter($valid).ok_or_else(Self::expected)
+                number.filter($valid)
             }
 
             fn to_text(&self) -> String {
                 self.to_string()
             }
 
-            fn expected() -> String {
+            fn noun() -> String {
                 $expected.to_owned()
             }
 
-            fn within(&self, low: &Self, high: &Self) -> bool {
-                low <= self && self <= high
+            fn within(&self, low: &Self, high: Option<&Self>) -> bool {
+                low <= self && high.is_none_or(|high| self <= high)
             }
 
             fn show_bound(bound: &Self) -> String {
@@ -62,24 +67,27 @@ number_setting! {
 }
 
 macro_rules! plain_setting {
-    ($($type:ty, $expected:literal, $parse:expr, $text:expr;)*) => {$(
+    ($($type:ty, $noun:literal, $examples:literal, $parse:expr, $text:expr;)*) => {$(
         impl Setting for $type {
             type Bound = std::convert::Infallible;
 
-            fn parse(text: &str) -> Result<Self, String> {
-                let parsed: Option<Self> = $parse(text);
-                parsed.ok_or_else(Self::expected)
+            fn parse(text: &str) -> Option<Self> {
+                $parse(text)
             }
 
             fn to_text(&self) -> String {
                 $text(self)
             }
 
-            fn expected() -> String {
-                $expected.to_owned()
+            fn noun() -> String {
+                $noun.to_owned()
             }
 
-            fn within(&self, low: &Self::Bound, _: &Self::Bound) -> bool {
+            fn examples() -> &'static str {
+                $examples
+            }
+
+            fn within(&self, low: &Self::Bound, _: Option<&Self::Bound>) -> bool {
                 match *low {}
             }
 
@@ -91,12 +99,12 @@ macro_rules! plain_setting {
 }
 
 plain_setting! {
-    bool, "`true` or `false`", |text: &str| text.trim().parse().ok(), bool::to_string;
-    String, "a string that is not empty",
+    bool, "`true` or `false`", "", |text: &str| text.trim().parse().ok(), bool::to_string;
+    String, "a string that is not empty", "",
         |text: &str| Some(text.to_owned()).filter(|text| !text.trim().is_empty()), String::clone;
-    Address, "an address such as `127.0.0.1:7077`", Address::read, Address::to_string;
-    ZoneName, "an IANA time zone such as `Europe/Berlin`", ZoneName::read, |zone: &ZoneName| zone.0.clone();
-    Secret, "a secret that is not empty",
+    Address, "a host and port", "`127.0.0.1:7077`", Address::read, Address::to_string;
+    ZoneName, "an IANA time zone", "`Europe/Berlin`", ZoneName::read, |zone: &ZoneName| zone.0.clone();
+    Secret, "a string that is not empty", "",
         |text: &str| Some(Secret(text.to_owned())).filter(|secret| !secret.0.is_empty()), |secret: &Secret| secret.0.clone();
 }
 
@@ -104,9 +112,9 @@ plain_setting! {
 impl<T: Setting> Setting for Option<T> {
     type Bound = T::Bound;
 
-    fn parse(text: &str) -> Result<Self, String> {
+    fn parse(text: &str) -> Option<Self> {
         if text.is_empty() {
-            return Ok(None);
+            return Some(None);
         }
         T::parse(text).map(Some)
     }
@@ -115,11 +123,15 @@ impl<T: Setting> Setting for Option<T> {
         self.as_ref().map(T::to_text).unwrap_or_default()
     }
 
-    fn expected() -> String {
-        T::expected()
+    fn noun() -> String {
+        T::noun()
     }
 
-    fn within(&self, low: &T::Bound, high: &T::Bound) -> bool {
+    fn examples() -> &'static str {
+        T::examples()
+    }
+
+    fn within(&self, low: &T::Bound, high: Option<&T::Bound>) -> bool {
         self.as_ref().is_none_or(|value| value.within(low, high))
     }
 
@@ -143,24 +155,27 @@ const DURATION_UNITS: [(&str, u128); 7] = [
 impl Setting for Duration {
     type Bound = Self;
 
-    fn parse(text: &str) -> Result<Self, String> {
+    fn parse(text: &str) -> Option<Self> {
         let nanos = read_with_unit(text, |unit| {
             DURATION_UNITS.iter().find(|(name, _)| *name == unit)
         });
-        let duration = nanos.and_then(duration_of_nanos);
-        duration.ok_or_else(Self::expected)
+        nanos.and_then(duration_of_nanos)
     }
 
     fn to_text(&self) -> String {
         write_with_unit(self.as_nanos(), &DURATION_UNITS, "s")
     }
 
-    fn expected() -> String {
-        "a duration such as `10s`, `500ms` or `2m`".to_owned()
+    fn noun() -> String {
+        "a duration".to_owned()
     }
 
-    fn within(&self, low: &Self, high: &Self) -> bool {
-        low <= self && self <= high
+    fn examples() -> &'static str {
+        "`10s`, `500ms` or `2m`"
+    }
+
+    fn within(&self, low: &Self, high: Option<&Self>) -> bool {
+        low <= self && high.is_none_or(|high| self <= high)
     }
 
     fn show_bound(bound: &Self) -> String {
@@ -227,26 +242,30 @@ impl fmt::Display for ByteSize {
 impl Setting for ByteSize {
     type Bound = Self;
 
-    fn parse(text: &str) -> Result<Self, String> {
+    fn parse(text: &str) -> Option<Self> {
         let bytes = read_with_unit(text, |unit| {
             BYTE_UNITS
                 .iter()
                 .find(|(name, _)| name.eq_ignore_ascii_case(unit))
         });
         let bytes = bytes.and_then(|bytes| u64::try_from(bytes).ok());
-        bytes.map(Self).ok_or_else(Self::expected)
+        bytes.map(Self)
     }
 
     fn to_text(&self) -> String {
         self.to_string()
     }
 
-    fn expected() -> String {
-        "a size such as `64KiB`, `128MiB` or `1GiB`".to_owned()
+    fn noun() -> String {
+        "a size".to_owned()
     }
 
-    fn within(&self, low: &Self, high: &Self) -> bool {
-        low <= self && self <= high
+    fn examples() -> &'static str {
+        "`64KiB`, `128MiB` or `1GiB`"
+    }
+
+    fn within(&self, low: &Self, high: Option<&Self>) -> bool {
+        low <= self && high.is_none_or(|high| self <= high)
     }
 
     fn show_bound(bound: &Self) -> String {
@@ -272,7 +291,9 @@ fn write_with_unit(count: u128, units: &[(&str, u128)], unit_of_zero: &str) -> S
     if count == 0 {
         return format!("0{unit_of_zero}");
     }
-    let dividing = units.iter().find(|(_, factor)| count % factor == 0);
+    let dividing = units
+        .iter()
+        .find(|(_, factor)| count.is_multiple_of(*factor));
     let (unit, factor) = dividing.copied().unwrap_or(("", 1));
     format!("{}{unit}", count / factor)
 }
@@ -362,7 +383,8 @@ impl ZoneName {
     fn read(text: &str) -> Option<Self> {
         let text = text.trim();
         let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '_' | '-' | '+');
-        let is_name = text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.chars().all(valid);
+        let is_name =
+            text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.chars().all(valid);
         is_name.then(|| Self(text.to_owned()))
     }
 }
@@ -397,42 +419,64 @@ mod tests {
 
     #[test]
     fn durations_are_an_integer_and_a_unit() {
-        assert_eq!(Duration::parse("10s"), Ok(Duration::from_secs(10)));
-        assert_eq!(Duration::parse("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(Duration::parse(" 2 m "), Ok(Duration::from_secs(120)));
-        assert_eq!(Duration::parse("0s"), Ok(Duration::ZERO));
-        for bad in ["", "10", "s", "-1s", "1.5s", "1s1s", "1x", "99999999999999999999999d", "1S"] {
-            assert!(Duration::parse(bad).is_err(), "{bad:?} was accepted");
+        assert_eq!(Duration::parse("10s"), Some(Duration::from_secs(10)));
+        assert_eq!(Duration::parse("500ms"), Some(Duration::from_millis(500)));
+        assert_eq!(Duration::parse(" 2 m "), Some(Duration::from_secs(120)));
+        assert_eq!(Duration::parse("0s"), Some(Duration::ZERO));
+        for bad in [
+            "",
+            "10",
+            "s",
+            "-1s",
+            "1.5s",
+            "1s1s",
+            "1x",
+            "99999999999999999999999d",
+            "1S",
+        ] {
+            assert!(Duration::parse(bad).is_none(), "{bad:?} was accepted");
         }
     }
 
     #[test]
     fn sizes_are_an_integer_and_a_binary_unit() {
-        assert_eq!(ByteSize::parse("128MiB"), Ok(ByteSize::mib(128)));
-        assert_eq!(ByteSize::parse("1gib"), Ok(ByteSize::gib(1)));
-        assert_eq!(ByteSize::parse("0B"), Ok(ByteSize::from_bytes(0)));
+        assert_eq!(ByteSize::parse("128MiB"), Some(ByteSize::mib(128)));
+        assert_eq!(ByteSize::parse("1gib"), Some(ByteSize::gib(1)));
+        assert_eq!(ByteSize::parse("0B"), Some(ByteSize::from_bytes(0)));
         assert_eq!(ByteSize::gib(2).to_string(), "2GiB");
         assert_eq!(ByteSize::from_bytes(1025).to_string(), "1025B");
         for bad in ["", "128", "128MB", "1.5GiB", "-1B", "16777216TiB", "MiB"] {
-            assert!(ByteSize::parse(bad).is_err(), "{bad:?} was accepted");
+            assert!(ByteSize::parse(bad).is_none(), "{bad:?} was accepted");
         }
     }
 
     #[test]
     fn addresses_are_a_host_and_a_port() {
-        assert_eq!(Address::parse("driver:7077"), Ok(Address::new("driver", 7077)));
-        assert_eq!(Address::parse("[::1]:0"), Ok(Address::new("::1", 0)));
+        assert_eq!(
+            Address::parse("driver:7077"),
+            Some(Address::new("driver", 7077))
+        );
+        assert_eq!(Address::parse("[::1]:0"), Some(Address::new("::1", 0)));
         assert_eq!(Address::new("::1", 5).to_string(), "[::1]:5");
-        for bad in ["", "driver", ":1", "::1:7077", "a b:1", "a:65536", "http://a:1", "[x]:1"] {
-            assert!(Address::parse(bad).is_err(), "{bad:?} was accepted");
+        for bad in [
+            "",
+            "driver",
+            ":1",
+            "::1:7077",
+            "a b:1",
+            "a:65536",
+            "http://a:1",
+            "[x]:1",
+        ] {
+            assert!(Address::parse(bad).is_none(), "{bad:?} was accepted");
         }
     }
 
     #[test]
     fn numbers_are_finite() {
-        assert_eq!(f64::parse("0.5"), Ok(0.5));
-        assert!(f64::parse("NaN").is_err());
-        assert!(f64::parse("inf").is_err());
+        assert_eq!(f64::parse("0.5"), Some(0.5));
+        assert!(f64::parse("NaN").is_none());
+        assert!(f64::parse("inf").is_none());
     }
 
     #[test]
@@ -444,19 +488,19 @@ mod tests {
         #[test]
         fn durations_read_back(seconds in any::<u64>(), nanos in 0u32..1_000_000_000) {
             let duration = Duration::new(seconds, nanos);
-            prop_assert_eq!(Duration::parse(&duration.to_text()), Ok(duration));
+            prop_assert_eq!(Duration::parse(&duration.to_text()), Some(duration));
         }
 
         #[test]
         fn whole_milliseconds_read_back(millis in 0u64..100_000_000) {
             let duration = Duration::from_millis(millis);
-            prop_assert_eq!(Duration::parse(&duration.to_text()), Ok(duration));
+            prop_assert_eq!(Duration::parse(&duration.to_text()), Some(duration));
         }
 
         #[test]
         fn sizes_read_back(bytes in any::<u64>(), shift in 0u32..64) {
             let size = ByteSize::from_bytes(bytes << shift);
-            prop_assert_eq!(ByteSize::parse(&size.to_text()), Ok(size));
+            prop_assert_eq!(ByteSize::parse(&size.to_text()), Some(size));
         }
 
         #[test]
@@ -469,8 +513,8 @@ mod tests {
 
         #[test]
         fn addresses_read_back(text in "[a-z0-9.-]{1,12}:[0-9]{1,5}") {
-            if let Ok(address) = Address::parse(&text) {
-                prop_assert_eq!(Address::parse(&address.to_text()), Ok(address));
+            if let Some(address) = Address::parse(&text) {
+                prop_assert_eq!(Address::parse(&address.to_text()), Some(address));
             }
         }
     }

@@ -23,10 +23,10 @@ macro_rules! words {
         impl Setting for $type {
             type Bound = std::convert::Infallible;
 
-            fn parse(text: &str) -> Result<Self, String> {
+            fn parse(text: &str) -> Option<Self> {
                 match text.trim() {
-                    $( $word => Ok(Self::$variant), )+
-                    _ => Err(Self::expected()),
+                    $( $word => Some(Self::$variant), )+
+                    _ => None,
                 }
             }
 
@@ -34,12 +34,12 @@ macro_rules! words {
                 self.as_str().to_owned()
             }
 
-            fn expected() -> String {
+            fn noun() -> String {
                 let words = [$( concat!("`", $word, "`") ),+];
                 format!("one of {}", words.join(", "))
             }
 
-            fn within(&self, low: &Self::Bound, _: &Self::Bound) -> bool {
+            fn within(&self, low: &Self::Bound, _: Option<&Self::Bound>) -> bool {
                 match *low {}
             }
 
