@@ -7,11 +7,13 @@
 //! A slice keeps its whole buffer alive. What outlives the chunk it came in (state, windows, cached rows) calls
 //! [`Text::detach`]; memory accounting takes [`Text::heap_size`], which counts whole buffers.
 
+mod blob;
 mod block;
 mod pattern;
 mod pieces;
 mod traits;
 
+pub use blob::Blob;
 pub use block::Block;
 pub use pattern::Pattern;
 pub use pieces::{Lines, Split, SplitWhitespace};

@@ -1,0 +1,507 @@
+//! The driver half of the Kafka source: which partitions there are, how far they go, which ranges a batch takes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use millstream_common::{
+    failure::{Failure, FailureKind, Fault, Retry},
+    ids::BatchId,
+    time::{Clock, Tick},
+};
+use parking_lot::Mutex;
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{BaseConsumer, CommitMode, Consumer as _},
+    error::KafkaError,
+};
+use regex::Regex;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{
+    OnDataLoss, Settings, StartingOffsets, Subscription, compile_pattern, ranges,
+    source::OffsetRange,
+};
+use crate::source::{PlanRequest, PlannedInput, SourceDriver, SourceHistory, Split};
+
+/// A topic partition.
+pub(super) type Place = (String, i32);
+/// An offset a partition.
+pub(super) type Offsets = BTreeMap<Place, i64>;
+
+/// What stands in the log: topic → partition → offset.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+struct LoggedOffsets(BTreeMap<String, BTreeMap<i32, i64>>);
+
+impl From<&Offsets> for LoggedOffsets {
+    fn from(offsets: &Offsets) -> Self {
+        let mut logged = Self::default();
+        for ((topic, partition), offset) in offsets {
+            logged
+                .0
+                .entry(topic.clone())
+                .or_default()
+                .insert(*partition, *offset);
+        }
+        logged
+    }
+}
+
+impl LoggedOffsets {
+    fn read(value: &Value) -> Result<Offsets, Failure> {
+        let logged = Self::deserialize(value).map_err(|error| {
+            let message = format!("the offset log holds no Kafka position but {value}; it was written by another source");
+            Failure::caused_by(FailureKind::Internal, message, &error).with_retry(Retry::Never)
+        })?;
+        let flat = |(topic, partitions): (String, BTreeMap<i32, i64>)| {
+            partitions
+                .into_iter()
+                .map(move |(partition, offset)| ((topic.clone(), partition), offset))
+        };
+        Ok(logged.0.into_iter().flat_map(flat).collect())
+    }
+}
+
+/// The driver half of the Kafka source.
+pub struct KafkaDriver {
+    settings: Arc<Settings>,
+    clock: Arc<dyn Clock>,
+    client: Arc<Mutex<Option<Arc<BaseConsumer>>>>,
+    pattern: Option<Regex>,
+    /// Where the next batch begins.
+    positions: Offsets,
+    /// The newest end offsets, for the lag.
+    ends: Offsets,
+    committed: Offsets,
+    partitions_seen_at: Option<Tick>,
+}
+
+impl KafkaDriver {
+    /// A driver half that has asked nothing yet.
+    ///
+    /// # Errors
+    /// When the topic pattern is no regular expression.
+    pub fn new(settings: Arc<Settings>, clock: Arc<dyn Clock>) -> Result<Self, Failure> {
+        let pattern = match &settings.subscription {
+            Subscription::Pattern(pattern) => Some(compile_pattern(pattern).map_err(|error| {
+                let message = format!("the topic pattern `{pattern}` is not a regular expression");
+                user(
+                    Failure::caused_by(FailureKind::Io, message, &error).with_code("kafka.pattern"),
+                )
+            })?),
+            Subscription::Topics(_) | Subscription::Assign(_) => None,
+        };
+        Ok(Self {
+            settings,
+            clock,
+            client: Arc::new(Mutex::new(None)),
+            pattern,
+            positions: Offsets::new(),
+            ends: Offsets::new(),
+            committed: Offsets::new(),
+            partitions_seen_at: None,
+        })
+    }
+
+    /// Runs a blocking question to the brokers off the runtime's threads.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&BaseConsumer, Duration) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let settings = Arc::clone(&self.settings);
+        let client = Arc::clone(&self.client);
+        let asking = tokio::task::spawn_blocking(move || {
+            let consumer = {
+                let mut client = client.lock();
+                match &*client {
+                    Some(consumer) => Arc::clone(consumer),
+                    None => {
+                        let consumer: BaseConsumer =
+                            settings.client().create().map_err(|error| {
+                                let message =
+                                    "could not make a Kafka client; see the consumer's properties";
+                                user(
+                                    Failure::caused_by(FailureKind::Io, message, &error)
+                                        .with_code("kafka.properties"),
+                                )
+                            })?;
+                        Arc::clone(client.insert(Arc::new(consumer)))
+                    }
+                }
+            };
+            question(&consumer, settings.plan_timeout)
+        });
+        asking.await.map_err(|error| {
+            Failure::caused_by(
+                FailureKind::Internal,
+                "a question to Kafka broke off",
+                &error,
+            )
+        })?
+    }
+
+    async fn find_partitions(&self) -> Result<BTreeSet<Place>, Failure> {
+        let settings = Arc::clone(&self.settings);
+        let pattern = self.pattern.clone();
+        self.ask(move |consumer, timeout| match &settings.subscription {
+            Subscription::Topics(topics) => {
+                let mut places = BTreeSet::new();
+                for topic in topics {
+                    places.extend(partitions_of(consumer, topic, &settings.brokers, timeout)?);
+                }
+                Ok(places)
+            }
+            Subscription::Assign(places) => {
+                let topics: BTreeSet<&String> = places.iter().map(|(topic, _)| topic).collect();
+                let mut there = BTreeSet::new();
+                for topic in topics {
+                    there.extend(partitions_of(consumer, topic, &settings.brokers, timeout)?);
+                }
+                if let Some((topic, partition)) =
+                    places.iter().find(|place| !there.contains(*place))
+                {
+                    let message = format!(
+                        "topic {topic} has no partition {partition}; it was named in `assign`"
+                    );
+                    return Err(user(
+                        Failure::new(FailureKind::Io, message).with_code("kafka.unknown_partition"),
+                    ));
+                }
+                Ok(places.iter().cloned().collect())
+            }
+            Subscription::Pattern(_) => {
+                let metadata = consumer
+                    .fetch_metadata(None, timeout)
+                    .map_err(|error| no_broker(&settings.brokers, timeout, &error))?;
+                let mut places = BTreeSet::new();
+                for topic in metadata.topics() {
+                    let wanted = pattern
+                        .as_ref()
+                        .is_some_and(|pattern| pattern.is_match(topic.name()));
+                    if wanted && !topic.name().starts_with("__") {
+                        places.extend(
+                            topic
+                                .partitions()
+                                .iter()
+                                .map(|partition| (topic.name().to_owned(), partition.id())),
+                        );
+                    }
+                }
+                Ok(places)
+            }
+        })
+        .await
+    }
+
+    async fn offsets_at(&self, places: Vec<Place>, at: Offset) -> Result<Offsets, Failure> {
+        let brokers = self.settings.brokers.clone();
+        self.ask(move |consumer, timeout| offsets_at(consumer, &places, at, &brokers, timeout))
+            .await
+    }
+
+    /// Adds partitions that were found since; they begin at their oldest record.
+    async fn look_for_new_partitions(&mut self) -> Result<(), Failure> {
+        let now = self.clock.now();
+        let fresh = self
+            .partitions_seen_at
+            .is_some_and(|at| now.since(at) < self.settings.metadata_interval);
+        if fresh || matches!(self.settings.subscription, Subscription::Assign(_)) {
+            return Ok(());
+        }
+        let found = self.find_partitions().await?;
+        self.partitions_seen_at = Some(now);
+        let new: Vec<Place> = found
+            .into_iter()
+            .filter(|place| !self.positions.contains_key(place))
+            .collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        tracing::info!(partitions = ?new, "new Kafka partitions");
+        let oldest = self.offsets_at(new, Offset::Beginning).await?;
+        self.positions.extend(oldest);
+        Ok(())
+    }
+
+    /// A partition that ends before where reading stands was cut or made anew.
+    async fn check_ends(&mut self, ends: &Offsets) -> Result<(), Failure> {
+        let behind: Vec<Place> = ends
+            .iter()
+            .filter(|(place, end)| {
+                self.positions
+                    .get(*place)
+                    .is_some_and(|position| *end < position)
+            })
+            .map(|(place, _)| place.clone())
+            .collect();
+        if behind.is_empty() {
+            return Ok(());
+        }
+        let oldest = self.offsets_at(behind.clone(), Offset::Beginning).await?;
+        for place in behind {
+            let (Some(position), Some(end), Some(oldest)) = (
+                self.positions.get(&place).copied(),
+                ends.get(&place),
+                oldest.get(&place),
+            ) else {
+                continue;
+            };
+            let range = OffsetRange {
+                topic: place.0.clone(),
+                partition: place.1,
+                from: position,
+                until: *end,
+            };
+            let failure = super::source::data_loss(&range, position, *oldest, *end);
+            if self.settings.on_data_loss == OnDataLoss::Fail {
+                return Err(failure);
+            }
+            tracing::warn!(%failure, "input is lost; going on with what is there");
+            self.positions.insert(place, *oldest);
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl SourceDriver for KafkaDriver {
+    async fn start(&mut self) -> Result<Value, Failure> {
+        let places: Vec<Place> = self.find_partitions().await?.into_iter().collect();
+        self.partitions_seen_at = Some(self.clock.now());
+        let oldest = self.offsets_at(places.clone(), Offset::Beginning).await?;
+        let next = self.offsets_at(places, Offset::End).await?;
+        self.positions = match &self.settings.starting_offsets {
+            StartingOffsets::Earliest => oldest,
+            StartingOffsets::Latest => next,
+            StartingOffsets::Explicit(given) => explicit(given, &oldest, &next)?,
+        };
+        self.committed = self.positions.clone();
+        to_value(&self.positions)
+    }
+
+    async fn restore(&mut self, history: SourceHistory) -> Result<(), Failure> {
+        let newest = history
+            .logged
+            .last()
+            .map_or(&history.start, |(_, input)| &input.position);
+        self.positions = LoggedOffsets::read(newest)?;
+        self.committed = self.positions.clone();
+        Ok(())
+    }
+
+    async fn plan(&mut self, request: PlanRequest) -> Result<PlannedInput, Failure> {
+        self.look_for_new_partitions().await?;
+        let places: Vec<Place> = self.positions.keys().cloned().collect();
+        let ends = self.offsets_at(places, Offset::End).await?;
+        self.check_ends(&ends).await?;
+        let limits = ranges::Limits {
+            per_partition: self
+                .settings
+                .max_rate_per_partition
+                .map(|rate| ranges::rows_in(rate, request.interval_millis)),
+            total: request.max_rows,
+        };
+        let planned = ranges::plan(&self.positions, &ends, limits);
+        self.ends = ends;
+        let mut splits = Vec::with_capacity(planned.len());
+        for range in planned {
+            self.positions
+                .insert((range.topic.clone(), range.partition), range.until);
+            let rows = u64::try_from(range.until - range.from).unwrap_or(0);
+            let locality = Some(format!("{}/{}", range.topic, range.partition));
+            splits.push(Split {
+                split: to_json(&range)?,
+                locality,
+                rows: Some(rows),
+            });
+        }
+        Ok(PlannedInput {
+            splits,
+            position: to_value(&self.positions)?,
+        })
+    }
+
+    async fn committed(&mut self, _batch: BatchId, input: &PlannedInput) -> Result<(), Failure> {
+        let positions = LoggedOffsets::read(&input.position)?;
+        if self.settings.commit_offsets && !positions.is_empty() {
+            let to_commit = positions.clone();
+            let group = self.settings.group.clone();
+            self.ask(move |consumer, _| {
+                let mut list = TopicPartitionList::new();
+                for ((topic, partition), offset) in &to_commit {
+                    list.add_partition_offset(topic, *partition, Offset::Offset(*offset))
+                        .map_err(|error| commit_failed(&group, &error))?;
+                }
+                consumer
+                    .commit(&list, CommitMode::Sync)
+                    .map_err(|error| commit_failed(&group, &error))
+            })
+            .await?;
+        }
+        self.committed = positions;
+        Ok(())
+    }
+
+    fn lag(&self) -> Vec<(String, u64)> {
+        let behind = |(place, end): (&Place, &i64)| {
+            let committed = self.committed.get(place).copied().unwrap_or(*end);
+            (
+                format!("{}/{}", place.0, place.1),
+                u64::try_from(end - committed).unwrap_or(0),
+            )
+        };
+        self.ends.iter().map(behind).collect()
+    }
+
+    async fn stop(&mut self) {
+        let client = self.client.lock().take();
+        // Closing a client waits for its threads.
+        if tokio::task::spawn_blocking(move || drop(client))
+            .await
+            .is_err()
+        {
+            tracing::debug!("closing the Kafka client broke off");
+        }
+    }
+}
+
+fn partitions_of(
+    consumer: &BaseConsumer,
+    topic: &str,
+    brokers: &str,
+    timeout: Duration,
+) -> Result<Vec<Place>, Failure> {
+    let metadata = consumer
+        .fetch_metadata(Some(topic), timeout)
+        .map_err(|error| no_broker(brokers, timeout, &error))?;
+    let found = metadata.topics().iter().find(|found| found.name() == topic);
+    let partitions: Vec<Place> = found
+        .map(|found| {
+            found
+                .partitions()
+                .iter()
+                .map(|partition| (topic.to_owned(), partition.id()))
+                .collect()
+        })
+        .unwrap_or_default();
+    if partitions.is_empty() {
+        let message = format!(
+            "topic {topic} is not there (brokers {brokers}); make it, for example with: kafka-topics.sh --bootstrap-server {brokers} --create --topic {topic} --partitions 4"
+        );
+        return Err(user(
+            Failure::new(FailureKind::Io, message).with_code("kafka.unknown_topic"),
+        ));
+    }
+    Ok(partitions)
+}
+
+/// One request for all partitions: a lookup by time whose "time" is the protocol's word for the newest or oldest offset.
+fn offsets_at(
+    consumer: &BaseConsumer,
+    places: &[Place],
+    at: Offset,
+    brokers: &str,
+    timeout: Duration,
+) -> Result<Offsets, Failure> {
+    if places.is_empty() {
+        return Ok(Offsets::new());
+    }
+    let mut asked = TopicPartitionList::new();
+    for (topic, partition) in places {
+        asked
+            .add_partition_offset(topic, *partition, at)
+            .map_err(|error| no_broker(brokers, timeout, &error))?;
+    }
+    let answered = consumer
+        .offsets_for_times(asked, timeout)
+        .map_err(|error| no_broker(brokers, timeout, &error))?;
+    let mut offsets = Offsets::new();
+    for element in answered.elements() {
+        element
+            .error()
+            .map_err(|error| no_broker(brokers, timeout, &error))?;
+        let place = (element.topic().to_owned(), element.partition());
+        match element.offset() {
+            Offset::Offset(offset) => {
+                offsets.insert(place, offset);
+            }
+            other => {
+                let message = format!(
+                    "the broker gave no offset for {}/{} but {other:?}; ask again",
+                    place.0, place.1
+                );
+                return Err(Failure::new(FailureKind::Io, message));
+            }
+        }
+    }
+    Ok(offsets)
+}
+
+fn explicit(
+    given: &BTreeMap<String, BTreeMap<i32, i64>>,
+    oldest: &Offsets,
+    next: &Offsets,
+) -> Result<Offsets, Failure> {
+    let mut positions = next.clone();
+    for (topic, partitions) in given {
+        for (partition, offset) in partitions {
+            let place = (topic.clone(), *partition);
+            let (Some(oldest), Some(next)) = (oldest.get(&place), next.get(&place)) else {
+                let message = format!(
+                    "a starting offset is given for {topic}/{partition}, which is not among the partitions read"
+                );
+                return Err(user(
+                    Failure::new(FailureKind::Io, message).with_code("kafka.starting_offsets"),
+                ));
+            };
+            if offset < oldest || offset > next {
+                let message = format!(
+                    "starting offset {offset} of {topic}/{partition} is not there; the broker has {oldest} to {next}"
+                );
+                return Err(user(
+                    Failure::new(FailureKind::Io, message).with_code("kafka.starting_offsets"),
+                ));
+            }
+            positions.insert(place, *offset);
+        }
+    }
+    Ok(positions)
+}
+
+fn no_broker(brokers: &str, timeout: Duration, error: &KafkaError) -> Failure {
+    let message = format!(
+        "no answer from the Kafka brokers {brokers} within {timeout:?}; see whether one listens there, for example with: kcat -L -b {brokers} (or try the embedded broker: --demo)"
+    );
+    Failure::caused_by(FailureKind::Io, message, error).with_code("kafka.no_broker")
+}
+
+fn commit_failed(group: &str, error: &KafkaError) -> Failure {
+    let message = format!(
+        "could not commit the group offsets of {group}; only lag tools see them, no record is lost or doubled"
+    );
+    Failure::caused_by(FailureKind::Io, message, error).with_code("kafka.group_commit")
+}
+
+fn user(mut failure: Failure) -> Failure {
+    failure.fault = Fault::User;
+    failure.with_retry(Retry::Never)
+}
+
+fn to_json<T: Serialize>(value: &T) -> Result<Value, Failure> {
+    serde_json::to_value(value).map_err(|error| {
+        Failure::caused_by(
+            FailureKind::Internal,
+            "a Kafka position could not be written as JSON",
+            &error,
+        )
+    })
+}
+
+fn to_value(offsets: &Offsets) -> Result<Value, Failure> {
+    to_json(&LoggedOffsets::from(offsets))
+}

@@ -1,0 +1,153 @@
+//! Kafka: one task a topic partition, exact offset ranges, read-ahead on the executors.
+//!
+//! Layout:
+//! - `buffer`: what was fetched of a partition and not yet read, without IO
+//! - `driver`: the driver half: partitions, end offsets, ranges, group commits
+//! - `fetcher`: one consumer and its thread
+//! - `ranges`: which offset ranges a batch takes
+//! - `record`: a record as a row
+//! - `source`: the executor half: reads ranges
+
+mod buffer;
+mod driver;
+mod fetcher;
+mod ranges;
+mod record;
+mod source;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use rdkafka::ClientConfig;
+use regex::Regex;
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    driver::KafkaDriver,
+    record::{Header, Record},
+    source::{KafkaSplits, OffsetRange, ReadAhead},
+};
+use crate::malformed::OnMalformed;
+
+/// Which partitions to read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Subscription {
+    /// All partitions of these topics, also ones added later.
+    Topics(Vec<String>),
+    /// All partitions of all topics whose whole name matches, also ones made later.
+    Pattern(String),
+    /// Just these.
+    Assign(Vec<(String, i32)>),
+}
+
+/// Where a query begins when it starts for the first time. Partitions found later begin at their earliest offset.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum StartingOffsets {
+    /// The oldest that the broker has.
+    Earliest,
+    /// What arrives from the start on.
+    #[default]
+    Latest,
+    /// By topic and partition; those not named begin at the latest.
+    Explicit(BTreeMap<String, BTreeMap<i32, i64>>),
+}
+
+/// What to do when records that should be read are no longer there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnDataLoss {
+    /// The query stops with an error.
+    #[default]
+    Fail,
+    /// A warning; reading goes on with what is there.
+    Warn,
+}
+
+/// Everything a Kafka source needs to know, on both sides.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `host:port` of one or more brokers, separated by commas.
+    pub brokers: String,
+    /// Which partitions.
+    pub subscription: Subscription,
+    /// Where to begin.
+    pub starting_offsets: StartingOffsets,
+    /// Consumer group under which progress is committed for lag tools; never read back.
+    pub group: String,
+    /// Further properties of librdkafka, such as `security.protocol` or `isolation.level` (default `read_committed`).
+    pub properties: BTreeMap<String, String>,
+    /// Whether group offsets are committed after each batch.
+    pub commit_offsets: bool,
+    /// Records a second and partition that a batch takes at most.
+    pub max_rate_per_partition: Option<u64>,
+    /// Records lost before they were read.
+    pub on_data_loss: OnDataLoss,
+    /// Values that are not UTF-8 where text is wanted, or too long.
+    pub on_malformed: OnMalformed,
+    /// Longest value, bytes.
+    pub max_record_bytes: usize,
+    /// Bytes read ahead for each partition.
+    pub read_ahead_bytes: usize,
+    /// How long the brokers may take to answer when a batch is planned.
+    pub plan_timeout: Duration,
+    /// How often new partitions are looked for.
+    pub metadata_interval: Duration,
+}
+
+impl Settings {
+    /// Settings with every default.
+    pub fn new(brokers: impl Into<String>, subscription: Subscription) -> Self {
+        Self {
+            brokers: brokers.into(),
+            subscription,
+            starting_offsets: StartingOffsets::default(),
+            group: "millstream".to_owned(),
+            properties: BTreeMap::new(),
+            commit_offsets: true,
+            max_rate_per_partition: None,
+            on_data_loss: OnDataLoss::default(),
+            on_malformed: OnMalformed::default(),
+            max_record_bytes: 16 << 20,
+            read_ahead_bytes: 4 << 20,
+            plan_timeout: Duration::from_secs(10),
+            metadata_interval: Duration::from_secs(1),
+        }
+    }
+
+    fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("isolation.level", "read_committed")
+            .set("fetch.queue.backoff.ms", "10")
+            .set("fetch.message.max.bytes", "2097152")
+            .set("queued.min.messages", "100000")
+            .set("queued.max.messages.kbytes", "16384")
+            .set("reconnect.backoff.max.ms", "1000");
+        for (name, value) in &self.properties {
+            config.set(name, value);
+        }
+        // What the engine's correctness rests on is not the user's to set.
+        config
+            .set("bootstrap.servers", &self.brokers)
+            .set("group.id", &self.group)
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "error")
+            .set("enable.partition.eof", "true")
+            .set("allow.auto.create.topics", "false");
+        config
+    }
+
+    /// What a checkpoint depends on.
+    pub fn fingerprint(&self) -> serde_json::Value {
+        serde_json::json!({ "subscription": self.subscription })
+    }
+}
+
+/// Checks a topic pattern; it must match a topic's whole name.
+///
+/// # Errors
+/// The pattern's own error.
+pub fn compile_pattern(pattern: &str) -> Result<Regex, regex::Error> {
+    Regex::new(&format!("^(?:{pattern})$"))
+}

@@ -1,0 +1,326 @@
+//! The executor half of the Kafka source: reads offset ranges out of what the fetchers have read ahead.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use millstream_common::{
+    failure::{Failure, FailureKind, Retry},
+    text::{Blob, Text},
+    time::{Clock, Tick},
+};
+use millstream_dataflow::program::TaskContext;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{
+    OnDataLoss, Settings,
+    buffer::{Chunk, Entry, Part},
+    fetcher::{Fetcher, FetcherOptions, Opened, Step},
+    record::{Header, Record},
+};
+use crate::{
+    malformed::{self, OnMalformed},
+    source::{More, SplitReader, SplitSource},
+};
+
+/// A range of offsets of a topic partition; what a Kafka split is in the offset log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OffsetRange {
+    /// Topic.
+    pub topic: String,
+    /// Partition.
+    pub partition: i32,
+    /// First offset.
+    pub from: i64,
+    /// Past the last offset.
+    pub until: i64,
+}
+
+/// How often ranges were found read ahead; for metrics.
+#[derive(Debug, Default)]
+pub struct ReadAhead {
+    /// Ranges that were here whole when their task began.
+    pub buffered: AtomicU64,
+    /// Ranges that were being fetched in order.
+    pub partly: AtomicU64,
+    /// Ranges for which the consumer had to be positioned.
+    pub repositioned: AtomicU64,
+}
+
+/// One executor's consumers of a Kafka source.
+pub struct KafkaSplits {
+    settings: Arc<Settings>,
+    clock: Arc<dyn Clock>,
+    fetchers: Mutex<HashMap<String, Arc<Fetcher>>>,
+    read_ahead: Arc<ReadAhead>,
+}
+
+impl KafkaSplits {
+    /// Consumers are made when the first split of their topic is opened.
+    pub fn new(settings: Arc<Settings>, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            settings,
+            clock,
+            fetchers: Mutex::new(HashMap::new()),
+            read_ahead: Arc::default(),
+        }
+    }
+
+    /// How often ranges were found read ahead.
+    pub fn read_ahead(&self) -> Arc<ReadAhead> {
+        Arc::clone(&self.read_ahead)
+    }
+
+    fn fetcher(&self, topic: &str) -> Result<Arc<Fetcher>, Failure> {
+        let mut fetchers = self.fetchers.lock();
+        if let Some(fetcher) = fetchers.get(topic) {
+            return Ok(Arc::clone(fetcher));
+        }
+        let options = FetcherOptions {
+            read_ahead_bytes: self.settings.read_ahead_bytes,
+        };
+        let fetcher = Fetcher::start(
+            &self.settings.client(),
+            topic,
+            options,
+            Arc::clone(&self.clock),
+        )?;
+        fetchers.insert(topic.to_owned(), Arc::clone(&fetcher));
+        Ok(fetcher)
+    }
+}
+
+impl SplitSource<Vec<Record>> for KafkaSplits {
+    fn open(
+        &self,
+        split: &Value,
+        task: &TaskContext<'_>,
+    ) -> Result<Box<dyn SplitReader<Vec<Record>>>, Failure> {
+        let range: OffsetRange = OffsetRange::deserialize(split).map_err(|error| {
+            Failure::caused_by(
+                FailureKind::Internal,
+                format!("a Kafka split was expected, not {split}"),
+                &error,
+            )
+        })?;
+        malformed::begin(self.settings.on_malformed);
+        let fetcher = self.fetcher(&range.topic)?;
+        let count = match fetcher.open(range.partition, range.from, range.until) {
+            Opened::Buffered => &self.read_ahead.buffered,
+            Opened::Partly => &self.read_ahead.partly,
+            Opened::Repositioned => &self.read_ahead.repositioned,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        let deadline = self.clock.now().after(task.input_deadline);
+        Ok(Box::new(RangeReader {
+            topic: Text::from(range.topic.as_str()),
+            range,
+            fetcher,
+            settings: Arc::clone(&self.settings),
+            clock: Arc::clone(&self.clock),
+            deadline,
+            end_confirmed: false,
+        }))
+    }
+
+    fn close(&self) {
+        for (_, fetcher) in self.fetchers.lock().drain() {
+            fetcher.close();
+        }
+    }
+}
+
+impl Drop for KafkaSplits {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+struct RangeReader {
+    topic: Text,
+    range: OffsetRange,
+    fetcher: Arc<Fetcher>,
+    settings: Arc<Settings>,
+    clock: Arc<dyn Clock>,
+    deadline: Tick,
+    /// The leader has all of the range and fetching began anew since: the next end-of-partition means it.
+    end_confirmed: bool,
+}
+
+impl SplitReader<Vec<Record>> for RangeReader {
+    fn next(
+        &mut self,
+        chunk: &mut Vec<Record>,
+        task: &mut TaskContext<'_>,
+    ) -> Result<More, Failure> {
+        task.counts.malformed += malformed::take_count();
+        task.cancel.check()?;
+        match self.fetcher.step(self.range.partition, self.range.until) {
+            Step::Chunk(fetched) => {
+                self.deadline = self.clock.now().after(task.input_deadline);
+                self.end_confirmed = false;
+                self.deliver(&fetched, chunk, task)?;
+                Ok(More::Yes)
+            }
+            Step::End => Ok(More::No),
+            Step::Dry { .. } if self.end_confirmed => Ok(More::No),
+            Step::Dry { position } => self.look_into_end(position),
+            Step::OutOfRange { position } => self.look_into_loss(position),
+            Step::Timeout => {
+                self.check_deadline()?;
+                Ok(More::Yes)
+            }
+        }
+    }
+}
+
+impl RangeReader {
+    /// An end-of-partition is only a hint: it may have been queued before the range was planned.
+    fn look_into_end(&mut self, position: i64) -> Result<More, Failure> {
+        self.check_deadline()?;
+        let (_, next) = self.fetcher.ask_offsets(self.range.partition)?;
+        self.end_confirmed = next >= self.range.until;
+        tracing::debug!(topic = %self.topic, partition = self.range.partition, position, next, "fetching again to see the range's end");
+        self.fetcher.refetch(self.range.partition);
+        Ok(More::Yes)
+    }
+
+    fn look_into_loss(&mut self, position: i64) -> Result<More, Failure> {
+        self.check_deadline()?;
+        let partition = self.range.partition;
+        let (oldest, next) = self.fetcher.ask_offsets(partition)?;
+        if position >= oldest && position <= next {
+            self.fetcher.skip_to(partition, position);
+            return Ok(More::Yes);
+        }
+        let failure = data_loss(&self.range, position, oldest, next);
+        if self.settings.on_data_loss == OnDataLoss::Fail {
+            return Err(failure);
+        }
+        tracing::warn!(%failure, "input is lost; going on with what is there");
+        if oldest >= self.range.until || oldest < position {
+            return Ok(More::No);
+        }
+        self.fetcher.skip_to(partition, oldest);
+        Ok(More::Yes)
+    }
+
+    fn check_deadline(&self) -> Result<(), Failure> {
+        if self.clock.now() < self.deadline {
+            return Ok(());
+        }
+        let OffsetRange {
+            topic,
+            partition,
+            from,
+            until,
+        } = &self.range;
+        Err(Failure::new(
+            FailureKind::Io,
+            format!(
+                "offsets {from} to {until} of {topic}/{partition} did not come from the broker in time; see that the broker is reachable from this executor, or raise kafka.range_timeout"
+            ),
+        ))
+    }
+
+    fn deliver(
+        &self,
+        fetched: &Chunk,
+        rows: &mut Vec<Record>,
+        task: &mut TaskContext<'_>,
+    ) -> Result<(), Failure> {
+        rows.reserve(fetched.entries.len());
+        for entry in &fetched.entries {
+            let record = self.record(&fetched.bytes, entry)?;
+            task.counts.input_rows += 1;
+            task.counts.input_bytes += record.value.as_ref().map_or(0, |value| value.len() as u64);
+            if let Some(too_long) = self.too_long(&record) {
+                match self.settings.on_malformed {
+                    OnMalformed::Drop => malformed::count(),
+                    OnMalformed::Fail | OnMalformed::Replace => return Err(too_long),
+                }
+                continue;
+            }
+            if self.settings.on_malformed == OnMalformed::Drop && !is_text(&record) {
+                malformed::count();
+                continue;
+            }
+            rows.push(record);
+        }
+        Ok(())
+    }
+
+    fn too_long(&self, record: &Record) -> Option<Failure> {
+        let length = record.value.as_ref().map_or(0, |value| value.len());
+        if length <= self.settings.max_record_bytes {
+            return None;
+        }
+        Some(Failure::new(
+            FailureKind::BadInput,
+            format!(
+                "the record at offset {} of {}/{} has {length} bytes, more than input.max_record_bytes = {}; raise it, or set input.on_malformed to `drop`",
+                record.offset, self.topic, self.range.partition, self.settings.max_record_bytes
+            ),
+        ))
+    }
+
+    fn record(&self, bytes: &Blob, entry: &Entry) -> Result<Record, Failure> {
+        let part = |part: &Part| {
+            bytes
+                .get_slice(part.start as usize, part.end as usize)
+                .ok_or_else(|| {
+                    Failure::new(
+                        FailureKind::Internal,
+                        format!("record at offset {} lies outside its chunk", entry.offset),
+                    )
+                })
+        };
+        let optional = |given: &Option<Part>| given.as_ref().map(part).transpose();
+        let mut headers = Vec::with_capacity(entry.headers.len());
+        for (name, value) in &entry.headers {
+            headers.push(Header {
+                key: part(name)?.to_text_lossy(),
+                value: optional(value)?,
+            });
+        }
+        Ok(Record {
+            topic: self.topic.clone(),
+            partition: self.range.partition,
+            offset: entry.offset,
+            timestamp: entry.timestamp,
+            key: optional(&entry.key)?,
+            value: optional(&entry.value)?,
+            headers,
+        })
+    }
+}
+
+fn is_text(record: &Record) -> bool {
+    record
+        .value
+        .as_ref()
+        .is_none_or(|value| std::str::from_utf8(value).is_ok())
+}
+
+/// What to say when a range is not there any more.
+pub fn data_loss(range: &OffsetRange, position: i64, oldest: i64, next: i64) -> Failure {
+    let OffsetRange {
+        topic,
+        partition,
+        from,
+        until,
+    } = range;
+    Failure::new(
+        FailureKind::DataLoss,
+        format!(
+            "offset {position} of {topic}/{partition} was to be read (range {from} to {until}), but the broker has {oldest} to {next}; records expired, or the topic was made anew; set kafka.on_data_loss=warn to go on with what is there"
+        ),
+    )
+    .with_retry(Retry::Never)
+}
