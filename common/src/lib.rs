@@ -4,6 +4,7 @@
 //! - [`codec`]: rows as bytes
 //! - [`config`]: the registry of configuration keys, and the checked configuration
 //! - [`failure`]: the error type that crosses the wire
+//! - [`frame`]: blocks of rows in files and on their way: compression, checksums
 //! - [`ids`]: queries, epochs, batches, stages, tasks, blocks, executors
 //! - [`key`]: canonical bytes of keys: ordered, self-delimiting
 //! - [`protocol`]: what driver and executors say to each other
@@ -15,6 +16,7 @@
 pub mod codec;
 pub mod config;
 pub mod failure;
+pub mod frame;
 pub mod ids;
 pub mod key;
 pub mod protocol;

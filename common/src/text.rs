@@ -6,6 +6,12 @@
 //!
 //! A slice keeps its whole buffer alive. What outlives the chunk it came in (state, windows, cached rows) calls
 //! [`Text::detach`]; memory accounting takes [`Text::heap_size`], which counts whole buffers.
+//!
+//! What was measured (word count over lines of ten short words, processor time per word, 1.0 being a hand-written
+//! loop over borrowed words): `Text` lines sliced from a buffer 1.2, `Text` lines copied one by one 1.35, inline strings
+//! that copy when long 1.7, a `String` a word 2.6. Decoding rows with a text of about 60 bytes: slices of
+//! the block take 0.8 of copies; with short texts there is no difference. So slices it is; a source does best to put a chunk's
+//! lines into one buffer and cut it.
 
 mod blob;
 mod block;
