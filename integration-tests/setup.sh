@@ -83,7 +83,7 @@ kafka() {
     say "Kafka: copying its jars to $kafka_lib"
     local fresh=$home/kafka/lib.new
     rm -rf "$fresh"
-    attempt 3 mvn -B -q -f "$here/kafka/pom.xml" dependency:copy-dependencies -DoutputDirectory="$fresh" </dev/null \
+    attempt 3 mvn -B -q -Dstyle.color=never -f "$here/kafka/pom.xml" dependency:copy-dependencies -DoutputDirectory="$fresh" </dev/null \
         || die "maven could not copy Kafka's jars; its message is above"
     echo "$kafka_stamp" >"$fresh/.stamp"
     rm -rf "$kafka_lib"

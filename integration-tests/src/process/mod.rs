@@ -76,7 +76,7 @@ pub struct ChildProcess {
 impl ChildProcess {
     /// Starts `command` with the default options. `name` is for messages and the log file's name. Of the
     /// command, its program, arguments, working directory and environment are taken (but not a call of
-    /// `env_clear`).
+    /// `env_clear`). If it sets [`MARKER`], it keeps that marker, else it gets one of its own.
     pub fn spawn(name: &str, command: &Command) -> Result<Self, Error> {
         Self::spawn_with(name, command, &SpawnOptions::default())
     }
@@ -87,8 +87,9 @@ impl ChildProcess {
         command: &Command,
         options: &SpawnOptions,
     ) -> Result<Self, Error> {
-        let marker = marker_of(command).unwrap_or_else(unique_marker);
-        let log = installed::logs()?.join(format!("{name}-{marker}.log"));
+        let unique = unique_marker();
+        let log = installed::logs()?.join(format!("{name}-{unique}.log"));
+        let marker = marker_of(command).unwrap_or(unique);
         let file = File::create(&log).map_err(Error::io(format!("create {}", log.display())))?;
 
         let mut guarded = if options.stdin {

@@ -17,6 +17,8 @@ const LINE_LIMIT: u64 = 64 * 1024;
 const LINES_LIMIT: usize = 50_000;
 /// Likewise for their bytes.
 const BYTES_LIMIT: usize = 32 * 1024 * 1024;
+/// Nor does the log file take more bytes than this.
+const FILE_LIMIT: usize = 256 * 1024 * 1024;
 /// How many lines an error shows.
 const TAIL: usize = 30;
 
@@ -47,6 +49,20 @@ struct Kept {
     next: u64,
     open: usize,
     file: Option<File>,
+    file_bytes: usize,
+}
+
+impl Kept {
+    fn write_to_file(&mut self, line: &[u8]) {
+        self.file_bytes += line.len();
+        let Some(file) = &mut self.file else {
+            return;
+        };
+        // The log file is an extra: a full disk must not fail the test.
+        if self.file_bytes > FILE_LIMIT || file.write_all(line).is_err() {
+            self.file = None;
+        }
+    }
 }
 
 /// The captured output; cheap to clone, all clones see the same.
@@ -63,6 +79,7 @@ impl Output {
             next: 0,
             open: 0,
             file: Some(file),
+            file_bytes: 0,
         };
         Self {
             shared: Arc::new((Mutex::new(kept), Condvar::new())),
@@ -99,12 +116,7 @@ impl Output {
             .trim_end_matches(['\n', '\r'])
             .to_owned();
         let mut kept = self.shared.0.lock();
-        if let Some(file) = &mut kept.file
-            && file.write_all(line).is_err()
-        {
-            // The log file is an extra: a full disk must not fail the test.
-            kept.file = None;
-        }
+        kept.write_to_file(line);
         let number = kept.next;
         kept.next += 1;
         kept.bytes += text.len();
