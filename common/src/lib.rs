@@ -7,6 +7,7 @@
 //! - [`frame`]: blocks of rows in files and on their way: compression, checksums
 //! - [`ids`]: queries, epochs, batches, stages, tasks, blocks, executors
 //! - [`key`]: canonical bytes of keys: ordered, self-delimiting
+//! - [`log_store`]: where the logs of a checkpoint lie, and the format of their entries
 //! - [`protocol`]: what driver and executors say to each other
 //! - [`routing`]: from a key to the partition that owns it
 //! - [`telemetry`]: metrics and logging
@@ -19,6 +20,7 @@ pub mod failure;
 pub mod frame;
 pub mod ids;
 pub mod key;
+pub mod log_store;
 pub mod protocol;
 pub mod routing;
 pub mod telemetry;
