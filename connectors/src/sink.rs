@@ -106,6 +106,11 @@ pub trait SinkDriver: Send + Sync {
     /// Stops the query; the next start tries again.
     async fn publish(&self, batch: SinkBatch, winners: &[SinkCommit]) -> Result<(), Failure>;
 
+    /// Whether [`publish`](Self::publish) and [`sweep`](Self::sweep) have anything to do; false spares each batch a look at the checkpoint.
+    fn publishes(&self) -> bool {
+        true
+    }
+
     /// After a publish: nothing that the batch's other attempts, or earlier ones', left behind is needed. Best effort.
     async fn sweep(&self, batch: SinkBatch);
 }

@@ -2,7 +2,9 @@
 //!
 //! Layout:
 //! - [`output`]: the contract of the driver half of outputs
+//! - [`query`]: the life of a query: claim, plan, log, run, commit, publish, purge, recover
 //! - [`scheduler`]: which task runs where: a state machine without IO
 
 pub mod output;
+pub mod query;
 pub mod scheduler;

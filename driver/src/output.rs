@@ -81,6 +81,12 @@ pub trait OutputDriver: Send + Sync {
         Ok(())
     }
 
+    /// Whether [`publish`](Self::publish) and [`sweep`](Self::sweep) have anything to do. Where no output's have, a committed batch is over at once; an output
+    /// that overrides either must say so here.
+    fn publishes(&self) -> bool {
+        false
+    }
+
     /// After a publish: nothing that other attempts left behind is needed. Best effort.
     async fn sweep(&self, _batch: BatchInfo) {}
 }
@@ -107,6 +113,10 @@ impl<S: SinkDriver> OutputDriver for SinkOutput<S> {
 
     async fn publish(&self, batch: BatchInfo, winners: &[SinkCommit]) -> Result<(), Failure> {
         self.0.publish(batch.into(), winners).await
+    }
+
+    fn publishes(&self) -> bool {
+        self.0.publishes()
     }
 
     async fn sweep(&self, batch: BatchInfo) {

@@ -1,0 +1,187 @@
+//! The checkpoint's storage, as the state machine asks for it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use millstream_common::{
+    failure::Retry,
+    ids::Epoch,
+    log_store::{self, LogStore, PutOutcome},
+    time::Clock,
+};
+use std::time::Duration;
+
+use super::super::{
+    checkpoint::RawCheckpoint,
+    entries::{self, Metadata, Name},
+    error::{QueryError, StoreFailure},
+    event::PutResult,
+};
+
+/// How often a passing failure is tried again.
+const TRIES: u32 = 5;
+/// The first pause before that; it doubles each time.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How often a listing is begun anew because entries vanished under it.
+const READS: u32 = 10;
+
+/// What a checkpoint says of its query; nothing before the first start. Changes nothing.
+///
+/// # Errors
+/// When it can't be read.
+pub async fn read_metadata(store: &dyn LogStore) -> Result<Option<Metadata>, QueryError> {
+    let bytes = store
+        .get(entries::METADATA)
+        .await
+        .map_err(|error| failure("read", entries::METADATA, store, &error))?;
+    match bytes {
+        Some(bytes) => Ok(Some(entries::decode(entries::METADATA, &bytes)?)),
+        None => Ok(None),
+    }
+}
+
+/// The store with a clock for its pauses.
+#[derive(Clone)]
+pub(super) struct Storage {
+    pub(super) store: Arc<dyn LogStore>,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+impl Storage {
+    /// Offsets entries, then commits, then sources' entries: a driver that purges meanwhile has put what replaces an entry before it deletes it.
+    pub(super) async fn read(&self) -> Result<RawCheckpoint, StoreFailure> {
+        for _ in 0..READS {
+            if let Some(raw) = self.read_once().await? {
+                return Ok(raw);
+            }
+        }
+        Err(StoreFailure {
+            what: format!("read {}", self.store.location()),
+            reason: "entries of sources vanish while they are read".to_owned(),
+        })
+    }
+
+    async fn read_once(&self) -> Result<Option<RawCheckpoint>, StoreFailure> {
+        let mut raw = RawCheckpoint {
+            highest_epoch: self.highest_epoch().await?,
+            ..RawCheckpoint::default()
+        };
+        if let Some(bytes) = self.get(entries::METADATA).await? {
+            raw.entries.insert(entries::METADATA.to_owned(), bytes);
+        }
+        for prefix in [entries::OFFSETS, entries::COMMITS, entries::SOURCES] {
+            for name in self.list(prefix).await? {
+                if Name::parse(&name).is_none() {
+                    continue;
+                }
+                match self.get(&name).await? {
+                    Some(bytes) => {
+                        raw.entries.insert(name, bytes);
+                    }
+                    // Its successor may not have been listed.
+                    None if prefix == entries::SOURCES => return Ok(None),
+                    None => {}
+                }
+            }
+        }
+        Ok(Some(raw))
+    }
+
+    pub(super) async fn highest_epoch(&self) -> Result<Epoch, StoreFailure> {
+        let names = self.list(entries::EPOCHS).await?;
+        let epochs = names.iter().filter_map(|name| match Name::parse(name) {
+            Some(Name::Epoch(epoch)) => Some(epoch),
+            _ => None,
+        });
+        Ok(epochs.max().unwrap_or_default())
+    }
+
+    /// Puts an entry. When the outcome isn't known it is read back: these bytes are ours, as they carry a nonce.
+    pub(super) async fn put(&self, name: &str, bytes: Bytes) -> Result<PutResult, StoreFailure> {
+        let mut tries = 0;
+        loop {
+            let error = match self.store.put_if_absent(name, bytes.clone()).await {
+                Ok(PutOutcome::Won) => return Ok(PutResult::Won),
+                Ok(PutOutcome::Lost(found)) if found == bytes => return Ok(PutResult::Won),
+                Ok(PutOutcome::Lost(found)) => return Ok(PutResult::Lost(found)),
+                Err(error) => error,
+            };
+            match self.store.get(name).await {
+                Ok(Some(found)) if found == bytes => return Ok(PutResult::Won),
+                Ok(Some(found)) => return Ok(PutResult::Lost(found)),
+                Ok(None) | Err(_) => {}
+            }
+            tries += 1;
+            self.pause_or_fail(tries, "put", name, &error).await?;
+        }
+    }
+
+    pub(super) async fn delete(&self, names: &[String]) -> Result<(), StoreFailure> {
+        for name in names {
+            self.store
+                .delete(name)
+                .await
+                .map_err(|error| failure("delete", name, self.store.as_ref(), &error))?;
+        }
+        Ok(())
+    }
+
+    async fn get(&self, name: &str) -> Result<Option<Bytes>, StoreFailure> {
+        let mut tries = 0;
+        loop {
+            match self.store.get(name).await {
+                Ok(found) => return Ok(found),
+                Err(error) => {
+                    tries += 1;
+                    self.pause_or_fail(tries, "read", name, &error).await?;
+                }
+            }
+        }
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreFailure> {
+        let mut tries = 0;
+        loop {
+            match self.store.list(prefix).await {
+                Ok(found) => return Ok(found),
+                Err(error) => {
+                    tries += 1;
+                    self.pause_or_fail(tries, "list", prefix, &error).await?;
+                }
+            }
+        }
+    }
+
+    async fn pause_or_fail(
+        &self,
+        tries: u32,
+        what: &str,
+        name: &str,
+        error: &log_store::Error,
+    ) -> Result<(), StoreFailure> {
+        if error.retry() == Retry::Never || tries >= TRIES {
+            return Err(failure(what, name, self.store.as_ref(), error));
+        }
+        let pause = PAUSE.saturating_mul(1 << tries.min(10));
+        self.clock.until(self.clock.now().after(pause)).await;
+        Ok(())
+    }
+}
+
+pub(super) fn failure(
+    what: &str,
+    name: &str,
+    store: &dyn LogStore,
+    error: &log_store::Error,
+) -> StoreFailure {
+    let mut reason = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        reason = format!("{reason}: {error}");
+        cause = error.source();
+    }
+    StoreFailure {
+        what: format!("{what} {name} in {}", store.location()),
+        reason,
+    }
+}
