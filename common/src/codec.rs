@@ -138,6 +138,17 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), Error> {
     decode_at(bytes, 0)
 }
 
+/// The same row with texts and blobs of its own, so that it keeps no block or line buffer alive: for what outlives its
+/// chunk where the row's type is not known. Costs an encoding and a decoding; `scratch` is used on the way.
+pub fn detached<T: Serialize + DeserializeOwned>(
+    row: &T,
+    scratch: &mut Vec<u8>,
+) -> Result<T, Error> {
+    scratch.clear();
+    encode_into(row, scratch)?;
+    decode(scratch).map(|(row, _)| row)
+}
+
 fn decode_at<T: DeserializeOwned>(bytes: &[u8], offset: usize) -> Result<(T, usize), Error> {
     let rest = &bytes[offset..];
     bincode::serde::borrow_decode_from_slice(rest, CONFIG).map_err(|error| Error::Decode {
@@ -420,6 +431,16 @@ mod tests {
             let refused = matches!(result, Err(Error::Decode { .. }));
             prop_assert!(refused);
         }
+    }
+
+    #[test]
+    fn a_detached_row_holds_no_larger_buffer() {
+        let line = Text::from("word ".repeat(1000));
+        let row = (1u8, Some(line.slice(0..50)));
+        assert!(row.1.as_ref().unwrap().heap_size() > 5000);
+        let own = detached(&row, &mut Vec::new()).unwrap();
+        assert_eq!(own, row);
+        assert!(own.1.unwrap().heap_size() < 150);
     }
 
     #[test]

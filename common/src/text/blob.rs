@@ -5,7 +5,7 @@ use std::{fmt, ops::Deref};
 use hipstr::{HipByt, HipStr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::Text;
+use super::{BUFFER_HEADER, Text, block};
 
 /// Cheap, owned bytes: up to 23 lie inline, more are a counted slice of their buffer. A record's key or value.
 #[derive(Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,6 +25,24 @@ impl Blob {
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
         self.0.as_slice()
+    }
+
+    /// The same bytes in a buffer of their own size, holding on to no larger one.
+    #[must_use]
+    pub fn detach(self) -> Self {
+        if self.0.is_allocated() && self.0.capacity() > self.0.len() {
+            return Self(HipByt::from(self.as_slice()));
+        }
+        self
+    }
+
+    /// Bytes on the heap that this blob keeps alive: its whole buffer, even if it is a small slice of it or shares it.
+    pub fn heap_size(&self) -> usize {
+        if self.0.is_allocated() {
+            self.0.capacity() + BUFFER_HEADER
+        } else {
+            0
+        }
     }
 
     /// The same bytes as a text, without copying more than what lies inline.
@@ -85,6 +103,10 @@ impl<'de> Deserialize<'de> for Blob {
 
             fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
                 formatter.write_str("bytes")
+            }
+
+            fn visit_borrowed_bytes<E: de::Error>(self, bytes: &'de [u8]) -> Result<Blob, E> {
+                Ok(Blob(block::bytes_of(bytes)))
             }
 
             fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Blob, E> {

@@ -45,27 +45,38 @@ impl Drop for Restore {
     }
 }
 
+/// The part of the current block that `part` lies in, if it does.
+#[inline]
+fn shared(part: &[u8]) -> Option<Buffer> {
+    CURRENT.with_borrow(|block| block.as_ref().and_then(|block| block.try_slice_ref(part)))
+}
+
 /// The text of `part`: a slice of the current block where it lies in that, else a copy.
 #[inline]
 pub(super) fn text_of(part: &str) -> Text {
     if part.len() <= INLINE_CAPACITY {
         return Text(HipStr::from(part));
     }
-    let shared = CURRENT.with_borrow(|block| {
-        block
-            .as_ref()
-            .and_then(|block| block.try_slice_ref(part.as_bytes()))
-    });
-    match shared.map(HipStr::from_utf8) {
+    match shared(part.as_bytes()).map(HipStr::from_utf8) {
         Some(Ok(text)) => Text(text),
         _ => Text(HipStr::from(part)),
     }
+}
+
+/// The bytes of `part`: a slice of the current block where they lie in that, else a copy.
+#[inline]
+pub(super) fn bytes_of(part: &[u8]) -> Buffer {
+    if part.len() <= INLINE_CAPACITY {
+        return Buffer::from(part);
+    }
+    shared(part).unwrap_or_else(|| Buffer::from(part))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::codec::{RowReader, RowWriter};
+    use crate::text::Blob;
 
     #[test]
     fn long_texts_are_slices_of_the_block() {
@@ -84,6 +95,25 @@ mod tests {
         drop(reader);
         assert_eq!(out[0].1, "a text that is too long to lie inline");
         assert!(CURRENT.with_borrow(Option::is_none));
+    }
+
+    #[test]
+    fn long_blobs_are_slices_of_the_block_until_detached() {
+        let long = Blob::from(&[7u8; 1000][..]);
+        let mut writer = RowWriter::new();
+        writer.push(&long).unwrap();
+        writer.push(&Blob::from(&[8u8; 40][..])).unwrap();
+        let (bytes, rows) = writer.take();
+        let buffer = bytes.as_ptr_range();
+        let mut reader = RowReader::<Blob>::new(Bytes::from(bytes), rows);
+        assert_eq!(reader.next(), Some(Ok(long)));
+        let small = reader.next().unwrap().unwrap();
+        assert!(buffer.contains(&small.as_ptr()));
+        assert!(small.heap_size() >= 1040);
+        let own = small.clone().detach();
+        assert!(!buffer.contains(&own.as_ptr()));
+        assert!((40..100).contains(&own.heap_size()));
+        assert_eq!(own, small);
     }
 
     #[test]

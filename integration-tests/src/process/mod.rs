@@ -69,6 +69,8 @@ pub struct ChildProcess {
     marker: String,
     child: Mutex<Child>,
     stdin: Mutex<Option<ChildStdin>>,
+    /// The watchdog's pipe, held open for as long as the child may live.
+    _watchdog: Option<ChildStdin>,
     output: Output,
     log: PathBuf,
 }
@@ -124,8 +126,12 @@ impl ChildProcess {
             .spawn()
             .map_err(Error::io(format!("start {name} ({program})")))?;
         let output = Output::new(file);
-        let (stdin, stdout, stderr) =
-            (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (pipe, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (stdin, watchdog) = if options.stdin {
+            (pipe, None)
+        } else {
+            (None, pipe)
+        };
         let pid = Pid::from_child(&child);
         let started = Self {
             name: name.to_owned(),
@@ -133,6 +139,7 @@ impl ChildProcess {
             marker,
             child: Mutex::new(child),
             stdin: Mutex::new(stdin),
+            _watchdog: watchdog,
             output,
             log,
         };

@@ -15,8 +15,8 @@ use millstream_integration_tests::kafka::{
     BrokerOptions, Isolation, KafkaBroker, KafkaClient, NewRecord, Outcome, Stop,
 };
 use millstream_integration_tests::process::{
-    ChildProcess, MARKER, Signal, assert_no_process_left, descendants, processes_with,
-    unique_marker,
+    ChildProcess, MARKER, Signal, SpawnOptions, Stream, assert_no_process_left, descendants,
+    processes_with, unique_marker,
 };
 use millstream_integration_tests::proxy::TcpProxy;
 use millstream_integration_tests::wait::{wait_for, wait_until};
@@ -268,6 +268,27 @@ fn a_signal_reaches_the_child_alone_and_its_end_is_seen() {
         matches!(&ended, Error::Ended { output, .. } if output.contains("stopped")),
         "{ended}"
     );
+}
+
+#[test]
+fn a_child_reads_what_is_written_to_it() {
+    let options = SpawnOptions {
+        stdin: true,
+        ..SpawnOptions::default()
+    };
+    let child = ChildProcess::spawn_with("cat", &Command::new("cat"), &options).unwrap();
+    let mut stdin = child.take_stdin().unwrap();
+    stdin.write_all(b"hello\nworld").unwrap();
+    drop(stdin);
+    child.wait_success(SOON).unwrap();
+    child
+        .wait_for_line("world", SOON, |line| line.text == "world")
+        .unwrap();
+    assert_eq!(child.output().text(Stream::Out), "hello\nworld\n");
+
+    let guarded = ChildProcess::spawn("guarded-cat", &Command::new("cat")).unwrap();
+    assert!(guarded.take_stdin().is_none());
+    guarded.wait_success(SOON).unwrap();
 }
 
 /// Plays the test process that is killed, when [`nothing_outlives_a_killed_test_process`] runs this binary again.
