@@ -1,0 +1,98 @@
+//! for_each_batch: rows stay as blocks where they were made, and a function on the driver looks at them.
+
+use std::{marker::PhantomData, sync::Arc};
+
+use async_trait::async_trait;
+use millstream_common::{
+    failure::{Failure, FailureKind},
+    time::BatchTime,
+};
+use millstream_dataflow::{combine::Data, exchange, plan::Exchange};
+use millstream_driver::output::{BatchInfo, BlockReader, OutputDriver, PartitionResult};
+use serde_json::Value;
+use tokio::runtime::Handle;
+
+use crate::{
+    batch::ComputedBatch,
+    error::{Outcome, user_failure},
+    graph::{Node, Shape},
+    outputs::Output,
+    stream::DStream,
+};
+
+impl<T: Data> DStream<T> {
+    /// Calls `f` on the driver with every batch, also with one without rows, and its time. It runs on a thread of its own; the batch is committed
+    /// after it has returned. After a restart in the middle of a batch it is called for that batch again. An error that it returns, or a panic, ends
+    /// the query.
+    pub fn for_each_batch<F, R>(&self, f: F) -> Output
+    where
+        F: Fn(&ComputedBatch<T>, BatchTime) -> R + Send + Sync + 'static,
+        R: Outcome,
+    {
+        let f: Callback<T> = Arc::new(move |batch, time| f(batch, time).into_result());
+        self.add_output(Node {
+            kind: "for-each-batch".to_owned(),
+            name: None,
+            inputs: vec![self.node],
+            shape: Shape::Output {
+                settings: Value::Null,
+                exchanges: vec![Exchange::Keep],
+                program: Box::new(|with, open| {
+                    Ok(with.program(with.typed::<T>(open)?, exchange::Keep))
+                }),
+                driver: Box::new(move |id, options| {
+                    Arc::new(CallbackDriver {
+                        id: id.to_owned(),
+                        f: f.clone(),
+                        max_bytes: options.collect_max_bytes,
+                        row: PhantomData,
+                    })
+                }),
+                close: None,
+                empty_to_empty: true,
+                speculative: true,
+            },
+            keeping: None,
+        })
+    }
+}
+
+type Callback<T> = Arc<dyn Fn(&ComputedBatch<T>, BatchTime) -> Result<(), String> + Send + Sync>;
+
+struct CallbackDriver<T> {
+    id: String,
+    f: Callback<T>,
+    max_bytes: u64,
+    row: PhantomData<fn() -> T>,
+}
+
+#[async_trait]
+impl<T: Data> OutputDriver for CallbackDriver<T> {
+    async fn complete(
+        &self,
+        batch: BatchInfo,
+        results: &[PartitionResult],
+        blocks: Arc<dyn BlockReader>,
+    ) -> Result<(), Failure> {
+        let computed =
+            ComputedBatch::new(batch, results, blocks, Handle::current(), self.max_bytes);
+        let f = self.f.clone();
+        let called = tokio::task::spawn_blocking(move || f(&computed, batch.batch_time)).await;
+        match called {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(reason)) => Err(user_failure(reason).in_operator(&self.id)),
+            Err(error) if error.is_panic() => {
+                let failure = Failure::new(
+                    FailureKind::UserCode,
+                    format!("a callback panicked: {error}"),
+                );
+                Err(failure.in_operator(&self.id))
+            }
+            Err(error) => Err(Failure::caused_by(
+                FailureKind::Internal,
+                "a callback ended early",
+                &error,
+            )),
+        }
+    }
+}
