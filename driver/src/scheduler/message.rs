@@ -110,7 +110,7 @@ pub enum Event {
         /// The batch.
         batch: BatchId,
     },
-    /// Stop the running batch's tasks.
+    /// Stop the running batch's tasks. Nothing more is said of the batch.
     Abort {
         /// The query.
         query: QueryId,
@@ -256,6 +256,19 @@ pub enum Note {
         tasks: Vec<TaskId>,
         /// Who had them.
         executor: ExecutorId,
+    },
+    /// A task that ran again wrote other rows than its earlier attempt, which had been read already; said where this is a warning only.
+    Differed {
+        /// The newer attempt, which counts.
+        task: TaskId,
+        /// The earlier one.
+        earlier: TaskId,
+        /// Stable ids of the stage's operators.
+        operators: Vec<String>,
+        /// The exchange.
+        exchange: u32,
+        /// Its partition.
+        partition: u32,
     },
     /// Where a task was placed: on the executor that it prefers, or not.
     Placed {
