@@ -181,6 +181,11 @@ impl Frame {
         decode(bytes, limit).map_err(|problem| Error { at: 0, problem })
     }
 
+    /// Checks the frame at the start of `bytes` without decompressing it; returns how many bytes it takes.
+    pub fn check(bytes: &[u8], limit: usize) -> Result<usize, Error> {
+        check(bytes, limit).map_err(|problem| Error { at: 0, problem })
+    }
+
     /// A reader of the rows. An error if they have a codec that this build doesn't know.
     pub fn into_rows<T: DeserializeOwned>(self) -> Result<RowReader<T>, Problem> {
         if self.codec != codec::CODEC_ID {
@@ -309,6 +314,21 @@ fn decode(bytes: &Bytes, limit: usize) -> Result<(Frame, usize), Problem> {
     }
     let frame = header.open(bytes.slice(HEADER_BYTES..wanted))?;
     Ok((frame, wanted))
+}
+
+fn check(bytes: &[u8], limit: usize) -> Result<usize, Problem> {
+    let header = Header::parse(bytes, limit)?;
+    let wanted = HEADER_BYTES + header.stored_len();
+    let Some(content) = bytes.get(HEADER_BYTES..wanted) else {
+        return Err(Problem::Truncated {
+            wanted,
+            had: bytes.len(),
+        });
+    };
+    if checksum(&header.bytes, content) != header.checksum() {
+        return Err(Problem::Checksum);
+    }
+    Ok(wanted)
 }
 
 /// Where a [`FrameReader`] takes its bytes from.

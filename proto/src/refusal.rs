@@ -8,6 +8,8 @@ use crate::{convert::clamp_text, pb};
 
 /// The driver doesn't know the executor id (it restarted, or gave the executor up): the executor registers anew.
 pub const UNKNOWN_EXECUTOR: &str = "session.unknown_executor";
+/// Another process took the executor's place: it registers anew.
+pub const SUPERSEDED_EXECUTOR: &str = "session.superseded_executor";
 /// The executor speaks another protocol version or is of another release.
 pub const PROTOCOL_MISMATCH: &str = "registration.protocol";
 /// The executor's graph or build isn't the driver's.

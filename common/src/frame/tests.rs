@@ -163,6 +163,16 @@ proptest! {
     }
 
     #[test]
+    fn a_check_finds_what_decoding_finds(payload in payload(), compression in compression(), at in any::<prop::sample::Index>(), flip in 0u8..=255) {
+        let mut bytes = encoded(&payload, 3, compression);
+        let at = at.index(bytes.len());
+        bytes[at] ^= flip;
+        let decoded = Frame::decode(&Bytes::from(bytes.clone()), LIMIT).map(|(_, used)| used);
+        let checked = Frame::check(&bytes, LIMIT);
+        prop_assert_eq!(checked.map_err(|error| error.to_string()), decoded.map_err(|error| error.to_string()));
+    }
+
+    #[test]
     fn random_bytes_are_refused(mut bytes in proptest::collection::vec(any::<u8>(), 1..300), with_magic in any::<bool>(), small in any::<bool>()) {
         if with_magic && bytes.len() > HEADER_BYTES {
             bytes[..4].copy_from_slice(b"MSB\x01");

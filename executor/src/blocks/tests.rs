@@ -70,8 +70,18 @@ fn spill_files(folder: &Path) -> Vec<std::path::PathBuf> {
 fn memory_frames_come_back_without_a_copy() {
     let fixture = fixture(1_000);
     let frame = Bytes::from(vec![1; 100]);
-    assert!(fixture.store.append(block(0, 0), frame.clone()).expect("append"));
-    assert!(!fixture.store.append(block(0, 1), frame.clone()).expect("append"));
+    assert!(
+        fixture
+            .store
+            .append(block(0, 0), frame.clone())
+            .expect("append")
+    );
+    assert!(
+        !fixture
+            .store
+            .append(block(0, 1), frame.clone())
+            .expect("append")
+    );
     let stored = read_all(&fixture.store, block(0, 0));
     assert_eq!(stored[0].as_ptr(), frame.as_ptr());
     assert_eq!(fixture.budget.block_bytes(), 200);

@@ -1,0 +1,69 @@
+//! Connections to other executors, one per address, made on first use.
+
+use std::time::Duration;
+
+use dashmap::DashMap;
+use millstream_proto::{
+    auth::{PresentSecret, Secret},
+    limits,
+    pb::executor_client::ExecutorClient,
+};
+use tonic::{
+    service::interceptor::InterceptedService,
+    transport::{Channel, Endpoint},
+};
+
+/// More addresses than a cluster has; beyond it, addresses of executors that are gone are forgotten with the rest.
+const MAX_CONNECTIONS: usize = 4096;
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 32 << 20;
+
+pub(super) type Client = ExecutorClient<InterceptedService<Channel, PresentSecret>>;
+
+/// Connections to other executors.
+#[derive(Debug)]
+pub struct Peers {
+    channels: DashMap<String, Channel>,
+    secret: PresentSecret,
+    connect_timeout: Duration,
+}
+
+impl Peers {
+    /// No connections yet. Each presents `secret`; connecting may take `connect_timeout`.
+    pub fn new(secret: Option<&Secret>, connect_timeout: Duration) -> Self {
+        Self {
+            channels: DashMap::new(),
+            secret: PresentSecret::new(secret),
+            connect_timeout,
+        }
+    }
+
+    /// A client of the executor at `address`, taking replies of up to `reply_limit` bytes. Connects when used.
+    pub(super) fn client(&self, address: &str, reply_limit: usize) -> Result<Client, String> {
+        let client = ExecutorClient::with_interceptor(self.channel(address)?, self.secret.clone());
+        Ok(client
+            .max_decoding_message_size(reply_limit)
+            .max_encoding_message_size(limits::FETCH_REQUEST))
+    }
+
+    fn channel(&self, address: &str) -> Result<Channel, String> {
+        if let Some(channel) = self.channels.get(address) {
+            return Ok(channel.clone());
+        }
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|error| format!("{address} is no address: {error}"))?;
+        let channel = endpoint
+            .connect_timeout(self.connect_timeout)
+            .tcp_nodelay(true)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .http2_keep_alive_interval(limits::KEEPALIVE)
+            .keep_alive_timeout(limits::KEEPALIVE)
+            .connect_lazy();
+        if self.channels.len() >= MAX_CONNECTIONS {
+            self.channels.clear();
+        }
+        self.channels.insert(address.to_owned(), channel.clone());
+        Ok(channel)
+    }
+}

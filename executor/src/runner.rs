@@ -1,0 +1,258 @@
+//! The task slots: threads that run stage programs, one task at a time each.
+
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+use millstream_common::{
+    failpoint,
+    failure::{Failure, FailureKind, Retry},
+    ids::TaskId,
+    protocol::{TaskCounts, TaskInput, TaskOutput, TaskReport},
+    telemetry::metrics::{Metrics, TaskOutcome},
+    time::{BatchTime, Clock},
+};
+use millstream_dataflow::program::{CancelToken, StageProgram, TaskContext};
+
+use crate::services::Services;
+
+/// Tasks that may wait for a slot. A driver that knows the slots stays far below.
+const QUEUE: usize = 65_536;
+
+/// A task for a slot.
+pub struct Job {
+    /// The attempt.
+    pub task: TaskId,
+    /// The batch's time.
+    pub batch_time: BatchTime,
+    /// The stage's branch.
+    pub branch: u32,
+    /// What it reads.
+    pub input: TaskInput,
+    /// The batch is a re-run after a restart.
+    pub rerun: bool,
+    /// Set when it should stop.
+    pub cancel: CancelToken,
+    /// The longest that it may wait for input that should be there.
+    pub input_deadline: Duration,
+    /// The largest result that fits a message, bytes.
+    pub result_limit: usize,
+    /// The stage's code.
+    pub program: Arc<dyn StageProgram>,
+    /// What the executor provides.
+    pub services: Arc<Services>,
+    /// Takes the report, on the slot's thread; the attempt's folder is gone by then, its blocks too if it failed.
+    pub done: Arc<dyn Fn(TaskReport) + Send + Sync>,
+}
+
+/// A fixed number of slot threads behind one queue. Threads end once the runner is dropped and their task is done.
+pub struct Runner {
+    queue: Sender<Job>,
+    threads: Vec<thread::JoinHandle<()>>,
+    busy: Arc<AtomicUsize>,
+}
+
+impl Runner {
+    /// Starts `slots` threads.
+    ///
+    /// # Errors
+    /// `Io` when the system refuses a thread.
+    pub fn start(slots: u32, clock: &Arc<dyn Clock>, metrics: &Metrics) -> Result<Self, Failure> {
+        let (queue, jobs) = crossbeam_channel::bounded(QUEUE);
+        let busy = Arc::new(AtomicUsize::new(0));
+        let mut threads = Vec::new();
+        for slot in 0..slots {
+            let worker = Slot {
+                jobs: jobs.clone(),
+                clock: Arc::clone(clock),
+                metrics: metrics.clone(),
+                busy: Arc::clone(&busy),
+            };
+            let thread = thread::Builder::new()
+                .name(format!("slot-{slot}"))
+                .spawn(move || worker.run())
+                .map_err(|error| {
+                    Failure::caused_by(
+                        FailureKind::Io,
+                        format!("could not start the thread of task slot {slot} of {slots}: lower executor.cores"),
+                        &error,
+                    )
+                })?;
+            threads.push(thread);
+        }
+        Ok(Self {
+            queue,
+            threads,
+            busy,
+        })
+    }
+
+    /// Queues a task; one that finds the queue full is reported as failed.
+    pub fn submit(&self, job: Job) {
+        let refused = match self.queue.try_send(job) {
+            Ok(()) => return,
+            Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => job,
+        };
+        let failure = Failure::new(
+            FailureKind::Internal,
+            format!("the executor's queue of {QUEUE} tasks is full"),
+        )
+        .with_retry(Retry::Backoff)
+        .in_task(refused.task);
+        (refused.done)(TaskReport {
+            task: refused.task,
+            outcome: Err(failure),
+            run_micros: 0,
+        });
+    }
+
+    /// Tasks that run now.
+    pub fn busy(&self) -> usize {
+        self.busy.load(Ordering::Relaxed)
+    }
+
+    /// Closes the queue and waits for the threads. A task that doesn't heed its cancellation is waited for.
+    pub fn join(self) {
+        drop(self.queue);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a slot thread ended by a panic outside of user code");
+            }
+        }
+    }
+}
+
+struct Slot {
+    jobs: Receiver<Job>,
+    clock: Arc<dyn Clock>,
+    metrics: Metrics,
+    busy: Arc<AtomicUsize>,
+}
+
+impl Slot {
+    fn run(self) {
+        while let Ok(job) = self.jobs.recv() {
+            self.busy.fetch_add(1, Ordering::Relaxed);
+            self.metrics.executor().tasks_running.inc();
+            let report = self.run_job(&job);
+            self.metrics.executor().tasks_running.dec();
+            self.busy.fetch_sub(1, Ordering::Relaxed);
+            (job.done)(report);
+        }
+    }
+
+    fn run_job(&self, job: &Job) -> TaskReport {
+        let task = job.task;
+        let start = self.clock.now();
+        let outcome = match job.cancel.check() {
+            Ok(()) => run_program(job),
+            Err(cancelled) => Err(cancelled),
+        };
+        let run_time = self.clock.now().since(start);
+        job.services.end_task(task, outcome.is_ok());
+        let outcome = outcome.map_err(|failure| failure.in_task(task));
+        self.count(&outcome, run_time);
+        failpoint!(
+            "executor.task.before_report",
+            batch = task.batch,
+            stage = task.stage,
+            partition = task.partition,
+            attempt = task.attempt
+        );
+        TaskReport {
+            task,
+            outcome,
+            run_micros: u64::try_from(run_time.as_micros()).unwrap_or(u64::MAX),
+        }
+    }
+
+    fn count(&self, outcome: &Result<TaskOutput, Failure>, run_time: Duration) {
+        let metrics = self.metrics.executor();
+        metrics.task_duration.observe(run_time);
+        let label = match outcome {
+            Ok(output) => {
+                metrics
+                    .shuffle_written_records
+                    .inc_by(output.counts.shuffle_rows_written);
+                if let Some(sink) = &output.sink {
+                    metrics.sink_rows.inc_by(sink.rows);
+                }
+                TaskOutcome::Succeeded
+            }
+            Err(failure) => match failure.kind {
+                FailureKind::Cancelled => TaskOutcome::Cancelled,
+                FailureKind::Superseded => TaskOutcome::Superseded,
+                _ => TaskOutcome::Failed,
+            },
+        };
+        metrics.tasks.with(&label).inc();
+    }
+}
+
+fn run_program(job: &Job) -> Result<TaskOutput, Failure> {
+    let task = job.task;
+    failpoint!(
+        "executor.task.start",
+        batch = task.batch,
+        stage = task.stage,
+        partition = task.partition,
+        attempt = task.attempt
+    );
+    let mut context = TaskContext {
+        id: task,
+        batch_time: job.batch_time,
+        branch: job.branch,
+        input: job.input.clone(),
+        rerun: job.rerun,
+        cancel: job.cancel.clone(),
+        input_deadline: job.input_deadline,
+        counts: TaskCounts::default(),
+        services: &*job.services,
+    };
+    // What a panic may leave half changed is the context and the task's blocks, and both are thrown away.
+    let outcome = catch_unwind(AssertUnwindSafe(|| job.program.run(&mut context)));
+    let mut output = match outcome {
+        Ok(outcome) => outcome?,
+        Err(panic) => {
+            return Err(Failure::new(
+                FailureKind::UserCode,
+                format!(
+                    "a function of the application panicked: {}",
+                    panic_text(&*panic)
+                ),
+            ));
+        }
+    };
+    output.counts = context.counts;
+    let result_bytes = output.result.as_ref().map_or(0, bytes::Bytes::len);
+    if result_bytes > job.result_limit {
+        return Err(Failure::new(
+            FailureKind::OutOfMemory,
+            format!(
+                "the task's result for the driver has {result_bytes} bytes, a message takes {}: bring less to the driver, or raise rpc.max_message",
+                job.result_limit
+            ),
+        )
+        .with_retry(Retry::Never));
+    }
+    Ok(output)
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    if let Some(text) = panic.downcast_ref::<&str>() {
+        return text;
+    }
+    match panic.downcast_ref::<String>() {
+        Some(text) => text,
+        None => "no message",
+    }
+}

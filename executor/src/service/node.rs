@@ -1,0 +1,161 @@
+//! What lives as long as the process, over all registrations: slots, blocks, connections, the ledger.
+
+use std::{path::Path, sync::Arc, thread, time::Duration};
+
+use millstream_common::{
+    config::keys,
+    failure::Failure,
+    ids::TaskId,
+    protocol::{Heartbeat, TaskReport},
+    telemetry::metrics::Metrics,
+    time::Clock,
+};
+use parking_lot::Mutex;
+use tokio::{sync::Notify, sync::oneshot, task};
+
+use crate::{
+    blocks::{BlockStore, SpillFolder},
+    fetch::Peers,
+    ledger::Ledger,
+    memory::MemoryBudget,
+    options::Options,
+    runner::{Job, Runner},
+};
+
+pub(super) struct Node {
+    pub(super) ledger: Mutex<Ledger>,
+    /// Says that the ledger has something for the driver.
+    pub(super) wake: Notify,
+    pub(super) store: Arc<BlockStore>,
+    pub(super) folder: Arc<SpillFolder>,
+    pub(super) budget: Arc<MemoryBudget>,
+    pub(super) peers: Option<Arc<Peers>>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: Metrics,
+    runner: Mutex<Option<Runner>>,
+}
+
+impl Node {
+    pub(super) fn start(
+        options: &Options,
+        spill: &Path,
+        clock: Arc<dyn Clock>,
+        metrics: Metrics,
+    ) -> Result<Self, Failure> {
+        let config = &options.config;
+        let limit = config.get(keys::MEMORY_BUDGET).bytes();
+        let fraction = config.get(keys::MEMORY_BLOCK_FRACTION);
+        let budget = Arc::new(MemoryBudget::new(limit, fraction_of(limit, fraction)));
+        let folder = Arc::new(SpillFolder::create(spill)?);
+        let store = Arc::new(BlockStore::new(
+            Arc::clone(&budget),
+            Arc::clone(&folder),
+            metrics.clone(),
+        ));
+        let peers = options.listen.as_ref().map(|_| {
+            let timeout = config.get(keys::RPC_CONNECT_TIMEOUT);
+            Arc::new(Peers::new(options.secret.as_ref(), timeout))
+        });
+        let runner = Runner::start(options.cores.max(1), &clock, &metrics)?;
+        Ok(Self {
+            ledger: Mutex::new(Ledger::new()),
+            wake: Notify::new(),
+            store,
+            folder,
+            budget,
+            peers,
+            clock,
+            metrics,
+            runner: Mutex::new(Some(runner)),
+        })
+    }
+
+    pub(super) fn submit(&self, job: Job) {
+        if let Some(runner) = &*self.runner.lock() {
+            runner.submit(job);
+        }
+    }
+
+    /// A task ended; runs on its slot's thread.
+    pub(super) fn finish(&self, report: TaskReport) {
+        let task = report.task;
+        let is_wanted = self.ledger.lock().finish(report);
+        if is_wanted {
+            self.wake.notify_one();
+        } else {
+            self.store.drop_task(task);
+        }
+    }
+
+    /// Frees blocks of attempts that nobody wants, off the IO threads.
+    pub(super) fn drop_blocks(&self, tasks: Vec<TaskId>) {
+        if tasks.is_empty() {
+            return;
+        }
+        let store = Arc::clone(&self.store);
+        task::spawn_blocking(move || {
+            for task in tasks {
+                store.drop_task(task);
+            }
+        });
+    }
+
+    /// Cancels every task and drops every block.
+    pub(super) fn forget_everything(&self) {
+        let tasks = self.ledger.lock().clear();
+        self.drop_blocks(tasks);
+    }
+
+    pub(super) fn heartbeat(&self) -> Heartbeat {
+        let running = self.runner.lock().as_ref().map_or(0, Runner::busy);
+        Heartbeat {
+            running: u32::try_from(running).unwrap_or(u32::MAX),
+            resident_bytes: resident_bytes(),
+            block_bytes: self.budget.block_bytes(),
+            spilled_bytes: self.store.spilled_bytes(),
+        }
+    }
+
+    /// Ends the slot threads, waiting for at most `grace`; a thread that user code holds goes with the process.
+    pub(super) async fn stop(&self, clock: &Arc<dyn Clock>, grace: Duration) {
+        let Some(runner) = self.runner.lock().take() else {
+            return;
+        };
+        let (joined, ended) = oneshot::channel();
+        let joiner = thread::Builder::new()
+            .name("slots-end".to_owned())
+            .spawn(move || {
+                runner.join();
+                let _nobody_waits_any_more = joined.send(());
+            });
+        if joiner.is_err() {
+            return;
+        }
+        tokio::select! {
+            _ = ended => {}
+            () = clock.until(clock.now().after(grace)) => {
+                tracing::warn!("a task doesn't heed its cancellation; its thread is left behind");
+            }
+        }
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a share of a budget needs no exact bytes"
+)]
+fn fraction_of(limit: u64, fraction: f64) -> u64 {
+    (limit as f64 * fraction) as u64
+}
+
+/// Resident memory of this process; 0 where the system doesn't tell.
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = line.and_then(|line| line.split_whitespace().next());
+    kilobytes
+        .and_then(|number| number.parse::<u64>().ok())
+        .map_or(0, |kilobytes| kilobytes * 1024)
+}

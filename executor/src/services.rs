@@ -1,0 +1,87 @@
+//! What running tasks get from the executor: blocks to write, blocks to read, a place on disk, settings.
+
+use std::{path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+use millstream_common::{
+    failpoint,
+    failure::Failure,
+    ids::{BlockId, TaskId},
+    protocol::BlockLocation,
+};
+use millstream_dataflow::program::{BlockFrames, CancelToken, TaskServices};
+
+use crate::{
+    blocks::{BlockStore, SpillFolder},
+    fetch::Fetcher,
+    options::Tuning,
+};
+
+/// The services of one registration.
+pub struct Services {
+    store: Arc<BlockStore>,
+    folder: Arc<SpillFolder>,
+    fetcher: Fetcher,
+    tuning: Tuning,
+}
+
+impl Services {
+    /// Services over the executor's store and folder, with the driver's settings.
+    pub fn new(
+        store: Arc<BlockStore>,
+        folder: Arc<SpillFolder>,
+        fetcher: Fetcher,
+        tuning: Tuning,
+    ) -> Self {
+        Self {
+            store,
+            folder,
+            fetcher,
+            tuning,
+        }
+    }
+
+    /// A task has ended: its folder goes, and its blocks too if it failed.
+    pub(crate) fn end_task(&self, task: TaskId, succeeded: bool) {
+        self.folder.remove_task_folder(task);
+        if !succeeded {
+            self.store.drop_task(task);
+        }
+    }
+}
+
+impl TaskServices for Services {
+    fn append_block(&self, block: BlockId, frame: Bytes) -> Result<(), Failure> {
+        let is_first = self.store.append(block, frame)?;
+        if is_first {
+            failpoint!(
+                "executor.map.writing",
+                batch = block.task.batch,
+                stage = block.task.stage,
+                partition = block.task.partition,
+                attempt = block.task.attempt
+            );
+        }
+        Ok(())
+    }
+
+    fn fetch_blocks(
+        &self,
+        locations: Vec<BlockLocation>,
+        cancel: CancelToken,
+    ) -> Box<dyn BlockFrames> {
+        Box::new(self.fetcher.fetch(locations, cancel))
+    }
+
+    fn spill_folder(&self, task: TaskId) -> Result<PathBuf, Failure> {
+        self.folder.task_folder(task)
+    }
+
+    fn spill_threshold(&self) -> u64 {
+        self.tuning.spill_threshold
+    }
+
+    fn compress_blocks(&self) -> bool {
+        self.tuning.compress_blocks
+    }
+}
