@@ -19,6 +19,8 @@ mod start;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
+mod sim;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
@@ -53,6 +55,7 @@ pub struct QueryCore {
     nonces: u64,
     anchor: Anchor,
     phase: Phase,
+    reads_left: u32,
     ready_said: bool,
     stopping: bool,
     /// Puts in flight: name to bytes.
@@ -101,6 +104,7 @@ impl QueryCore {
             nonces: 0,
             anchor: Anchor::default(),
             phase: Phase::New,
+            reads_left: start::READS,
             ready_said: false,
             stopping: false,
             puts: BTreeMap::new(),

@@ -283,8 +283,8 @@ pub struct BatchRef {
 /// What is to be done.
 #[derive(Clone, Debug)]
 pub enum Action {
-    /// Read every entry; offsets entries first, then commits, then the sources' entries, so that what a running driver purges meanwhile is found in what is
-    /// read later.
+    /// Read every entry: names of offsets entries and commits as of one moment, sources' entries after those, so that what a running driver purges meanwhile is
+    /// found in what is read later.
     ReadCheckpoint {
         /// Goes into the answer.
         life: Life,

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{
     super::{
-        checkpoint::{self, Expectation, RawCheckpoint, Recovered},
+        checkpoint::{self, CheckpointError, Expectation, RawCheckpoint, Recovered},
         entries::{CHECKPOINT_VERSION, Claim, Metadata, Name, Offsets, SourceStart},
         error::{QueryError, StoreFailure},
         event::{Action, BatchRef, Life, Note},
@@ -21,6 +21,9 @@ use super::{
     batch::{Batch, Step},
     guard::{Guard, Guarded},
 };
+
+/// How often a checkpoint that lacks entries is read again before it is refused.
+pub(super) const READS: u32 = 5;
 
 /// Where the query is between its start and its end.
 #[derive(Debug)]
@@ -90,7 +93,17 @@ impl QueryCore {
         raw: Result<RawCheckpoint, StoreFailure>,
     ) -> Result<(), QueryError> {
         let raw = raw?;
-        let recovered = checkpoint::recover(&raw, self.options.sources.len())?;
+        let recovered = match checkpoint::recover(&raw, self.options.sources.len()) {
+            // A driver that still runs may have purged what was about to be read.
+            Err(CheckpointError::Incomplete { .. }) if self.reads_left > 0 => {
+                self.reads_left -= 1;
+                self.actions
+                    .push(Action::ReadCheckpoint { life: self.life });
+                return Ok(());
+            }
+            recovered => recovered?,
+        };
+        self.reads_left = READS;
         if let Some(metadata) = &recovered.metadata {
             let now = Expectation {
                 fingerprint: &self.options.fingerprint,

@@ -22,8 +22,8 @@ use super::super::{
 const TRIES: u32 = 5;
 /// The first pause before that; it doubles each time.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How often a listing is begun anew because entries vanished under it.
-const READS: u32 = 10;
+/// How often reading is begun anew because another driver changes what is read.
+const READS: u32 = 20;
 
 /// What a checkpoint says of its query; nothing before the first start. Changes nothing.
 ///
@@ -48,7 +48,8 @@ pub(super) struct Storage {
 }
 
 impl Storage {
-    /// Offsets entries, then commits, then sources' entries: a driver that purges meanwhile has put what replaces an entry before it deletes it.
+    /// Reads beside a driver that may still be running. Names of offsets entries and commits are taken together, and sources' entries last: what a
+    /// purge deletes meanwhile has its replacement among them.
     pub(super) async fn read(&self) -> Result<RawCheckpoint, StoreFailure> {
         for _ in 0..READS {
             if let Some(raw) = self.read_once().await? {
@@ -57,7 +58,7 @@ impl Storage {
         }
         Err(StoreFailure {
             what: format!("read {}", self.store.location()),
-            reason: "entries of sources vanish while they are read".to_owned(),
+            reason: "it changes while it is read; is another driver running?".to_owned(),
         })
     }
 
@@ -69,20 +70,27 @@ impl Storage {
         if let Some(bytes) = self.get(entries::METADATA).await? {
             raw.entries.insert(entries::METADATA.to_owned(), bytes);
         }
-        for prefix in [entries::OFFSETS, entries::COMMITS, entries::SOURCES] {
-            for name in self.list(prefix).await? {
-                if Name::parse(&name).is_none() {
-                    continue;
-                }
-                match self.get(&name).await? {
-                    Some(bytes) => {
-                        raw.entries.insert(name, bytes);
-                    }
-                    // Its successor may not have been listed.
-                    None if prefix == entries::SOURCES => return Ok(None),
-                    None => {}
-                }
+        let offsets = self.list(entries::OFFSETS).await?;
+        let commits = self.list(entries::COMMITS).await?;
+        // An offsets entry comes between any two commits: without a new one, both listings are of one moment.
+        if self.list(entries::OFFSETS).await? != offsets {
+            return Ok(None);
+        }
+        for name in offsets.into_iter().chain(commits) {
+            // Gone means purged.
+            if let Some(bytes) = self.get(&name).await? {
+                raw.entries.insert(name, bytes);
             }
+        }
+        for name in self.list(entries::SOURCES).await? {
+            if Name::parse(&name).is_none() {
+                continue;
+            }
+            let Some(bytes) = self.get(&name).await? else {
+                // Its successor may not have been listed.
+                return Ok(None);
+            };
+            raw.entries.insert(name, bytes);
         }
         Ok(Some(raw))
     }
