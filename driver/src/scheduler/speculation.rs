@@ -39,6 +39,10 @@ impl Scheduler {
                     continue;
                 }
                 is_any_running = true;
+                // A second attempt could not read what is being made again.
+                if !batch.may_run(stage_number) {
+                    continue;
+                }
                 let tasks = stage.tasks.len();
                 let finished = tasks.saturating_sub(stage.unfinished as usize);
                 let enough = (tasks as f64 * options.quantile).ceil().max(1.0);

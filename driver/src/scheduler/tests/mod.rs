@@ -1,6 +1,9 @@
 //! Tests of the scheduler: a rule each, and a simulated cluster under random events.
-#![allow(dead_code)]
 
+mod failures;
+mod flow;
+mod membership;
+mod placing;
 mod simulation;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};

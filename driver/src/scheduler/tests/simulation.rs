@@ -828,7 +828,7 @@ fn simulate(seed: u64, steps: usize, world: World) -> u64 {
 
 fn config() -> ProptestConfig {
     ProptestConfig {
-        cases: 256,
+        cases: 512,
         failure_persistence: None,
         ..ProptestConfig::default()
     }

@@ -1,0 +1,546 @@
+//! Attempts that fail, blocks that are gone, rows that differ, tasks that are slow.
+
+use millstream_common::{failure::Retry, ids::ExecutorId, protocol::BlockMeta};
+use millstream_dataflow::plan::Exchange;
+
+use super::*;
+use crate::scheduler::options::{Nondeterminism, Speculation};
+
+#[test]
+fn the_fourth_failure_of_a_task_ends_the_batch_with_its_reason_whole() {
+    let mut bench = Bench::new(&[1]);
+    bench.run(0, &one_stage(), splits(2));
+    for attempt in 0..4 {
+        let task = bench.of(0, 0);
+        assert_eq!(task.id.attempt, attempt);
+        assert!(bench.failed.is_empty());
+        let failure =
+            Failure::new(FailureKind::UserCode, format!("try {attempt}")).in_operator("map-3");
+        bench.report(&task, Err(failure));
+        if let Some(other) = bench
+            .running
+            .values()
+            .find(|of| of.id.partition == 1)
+            .cloned()
+        {
+            bench.succeed(&other);
+        }
+    }
+    let (_, failure) = &bench.failed[0];
+    assert_eq!(failure.message, "try 3");
+    assert_eq!(failure.operator.as_deref(), Some("map-3"));
+    assert_eq!(failure.task.map(|task| task.attempt), Some(3));
+    let retried = bench
+        .notes
+        .iter()
+        .filter(|note| matches!(note, Note::Retried { .. }))
+        .count();
+    assert_eq!(retried, 3);
+}
+
+#[test]
+fn a_failure_that_trying_again_cannot_help_ends_the_batch_at_once() {
+    let mut bench = Bench::new(&[2]);
+    bench.run(0, &one_stage(), splits(2));
+    let (bad, other) = (bench.of(0, 0), bench.of(0, 1));
+    bench.fail(&bad, FailureKind::DataLoss);
+    assert_eq!(bench.failed[0].1.kind, FailureKind::DataLoss);
+    assert_eq!(bench.cancelled, [(executor(0), other.id)]);
+}
+
+#[test]
+fn lost_and_cancelled_attempts_do_not_count() {
+    let mut bench = Bench::new(&[1]);
+    bench.run(0, &one_stage(), splits(1));
+    for number in 0..10 {
+        bench.connect(number + 1, 1);
+        bench.lose(number);
+        let task = bench.of(0, 0);
+        bench.fail(&task, FailureKind::Cancelled);
+        bench.wait(Duration::from_secs(10));
+    }
+    assert!(bench.failed.is_empty());
+    bench.succeed_stage(0);
+    assert_eq!(bench.ready.len(), 1);
+}
+
+#[test]
+fn a_superseded_task_waits_a_second_and_counts_up_to_ten() {
+    let mut bench = Bench::new(&[1]);
+    bench.run(0, &one_stage(), splits(1));
+    for _ in 0..10 {
+        let task = bench.of(0, 0);
+        bench.fail(&task, FailureKind::Superseded);
+        assert!(bench.running.is_empty());
+        bench.wait(Duration::from_millis(999));
+        assert!(bench.running.is_empty());
+        bench.wait(Duration::from_millis(1));
+    }
+    assert!(bench.failed.is_empty());
+    let task = bench.of(0, 0);
+    bench.fail(&task, FailureKind::Superseded);
+    assert_eq!(bench.failed[0].1.kind, FailureKind::Superseded);
+}
+
+#[test]
+fn a_backoff_waits_longer_each_time() {
+    let mut bench = Bench::new(&[1]);
+    bench.run(0, &one_stage(), splits(1));
+    let mut pauses = Vec::new();
+    for _ in 0..3 {
+        let task = bench.of(0, 0);
+        bench.fail(&task, FailureKind::Io);
+        assert!(bench.running.is_empty());
+        let due = bench.wake.expect("a wish to wake");
+        pauses.push(due.since(bench.now).as_millis());
+        bench.now = due;
+        bench.handle(Event::Timer);
+    }
+    for (pause, middle) in pauses.iter().zip([100, 200, 400]) {
+        assert!(
+            (middle * 3 / 4..=middle * 5 / 4).contains(pause),
+            "{pauses:?}"
+        );
+    }
+}
+
+#[test]
+fn a_failed_task_goes_elsewhere() {
+    let mut bench = Bench::new(&[4, 4]);
+    bench.run(0, &one_stage(), splits(1));
+    let first = bench.of(0, 0);
+    bench.fail(&first, FailureKind::UserCode);
+    assert_ne!(bench.of(0, 0).executor, first.executor);
+}
+
+#[test]
+fn an_executor_on_which_a_stage_failed_twice_gets_no_more_of_it() {
+    let mut bench = Bench::new(&[2, 2]);
+    bench.run(0, &one_stage(), splits(8));
+    for task in bench.running_on(0) {
+        let launched = bench.running[&task].clone();
+        bench.fail(&launched, FailureKind::UserCode);
+    }
+    assert!(
+        bench
+            .notes
+            .iter()
+            .any(|note| matches!(note, Note::Excluded { executor: of, .. } if *of == executor(0)))
+    );
+    let mut seen = 0;
+    while let Some(launched) = bench
+        .running
+        .values()
+        .find(|of| of.executor == executor(1))
+        .cloned()
+    {
+        assert!(bench.running_on(0).iter().all(|task| task.attempt == 0));
+        bench.succeed(&launched);
+        seen += 1;
+    }
+    assert!(seen >= 6);
+    // In the next batch it is as good as any.
+    for launched in bench.of_stage(0) {
+        bench.succeed(&launched);
+    }
+    bench.output_done(0, 0);
+    bench.run(1, &one_stage(), splits(4));
+    assert_eq!(bench.running_on(0).len(), 2);
+}
+
+#[test]
+fn the_only_executor_is_never_excluded() {
+    let mut bench = Bench::new(&[2]);
+    bench.run(0, &one_stage(), splits(2));
+    for partition in [0, 1, 0, 1] {
+        let task = bench.of(0, partition);
+        bench.fail(&task, FailureKind::UserCode);
+    }
+    assert_eq!(bench.of_stage(0).len(), 2);
+}
+
+#[test]
+fn a_block_that_cannot_be_fetched_makes_its_map_task_run_again_and_only_that() {
+    let mut bench = Bench::new(&[4, 4]);
+    bench.run(0, &map_reduce(2), splits(4));
+    let map = bench.of(0, 1);
+    bench.succeed_stage(0);
+    let (reader, other) = (bench.of(1, 0), bench.of(1, 1));
+    bench.fetch_failed(&reader, &map.id, map.executor);
+    let again = bench.of_stage(0);
+    assert_eq!(again.len(), 1);
+    assert_eq!((again[0].id.partition, again[0].id.attempt), (1, 1));
+    assert_ne!(again[0].executor, map.executor, "elsewhere");
+    assert_eq!(
+        bench.of_stage(1),
+        [other],
+        "the reader waits, the other goes on"
+    );
+    assert!(bench.notes.contains(&Note::MapOutputsLost {
+        tasks: vec![map.id],
+        executor: map.executor
+    }));
+    bench.succeed(&again[0]);
+    assert_eq!(
+        inputs(&bench.of(1, 0)),
+        [vec![(0, 0), (1, 1), (2, 0), (3, 0)]]
+    );
+}
+
+#[test]
+fn a_stage_is_tried_four_times_in_a_row_for_want_of_blocks() {
+    let mut bench = Bench::new(&[4, 4]);
+    bench.run(0, &map_reduce(1), splits(1));
+    for _ in 0..4 {
+        assert!(bench.failed.is_empty());
+        let map = bench.of(0, 0);
+        bench.succeed(&map);
+        let reader = bench.of(1, 0);
+        bench.fetch_failed(&reader, &map.id, map.executor);
+    }
+    assert!(matches!(
+        bench.failed[0].1.kind,
+        FailureKind::FetchFailed { .. }
+    ));
+}
+
+#[test]
+fn many_readers_of_one_round_count_once() {
+    let mut bench = Bench::new(&[12]);
+    bench.run(0, &map_reduce(6), splits(1));
+    let map = bench.of(0, 0);
+    bench.succeed(&map);
+    for reader in bench.of_stage(1) {
+        bench.fetch_failed(&reader, &map.id, map.executor);
+    }
+    assert!(bench.failed.is_empty());
+    bench.wait(Duration::from_secs(10));
+    bench.succeed_stage(0);
+    bench.wait(Duration::from_secs(10));
+    bench.succeed_stage(1);
+    assert_eq!(bench.ready.len(), 1);
+}
+
+#[test]
+fn the_second_round_with_the_same_executor_gives_all_its_blocks_up() {
+    let mut bench = Bench::new(&[8, 1]);
+    bench.run(0, &map_reduce(1), splits(6));
+    let holders: Vec<_> = bench.of_stage(0);
+    bench.succeed_stage(0);
+    let on_first: Vec<_> = holders
+        .iter()
+        .filter(|of| of.executor == executor(0))
+        .collect();
+    assert!(on_first.len() > 3);
+    let reader = bench.of(1, 0);
+    bench.fetch_failed(&reader, &on_first[0].id, executor(0));
+    bench.succeed_stage(0);
+    let reader = bench.of(1, 0);
+    bench.fetch_failed(&reader, &on_first[1].id, executor(0));
+    let waiting = bench
+        .scheduler
+        .queries
+        .iter()
+        .find_map(|(_, query)| query.batch.as_ref());
+    let unfinished = waiting.expect("a batch").stages[0].unfinished as usize;
+    assert!(unfinished >= on_first.len() - 1, "{unfinished}");
+    bench.lose(0);
+    bench.succeed_stage(0);
+    bench.succeed_stage(1);
+    assert_eq!(bench.ready.len(), 1);
+}
+
+#[test]
+fn a_block_that_was_not_to_be_read_is_a_failure_of_the_reader() {
+    let mut bench = Bench::new(&[4]);
+    bench.run(0, &map_reduce(1), splits(1));
+    bench.succeed_stage(0);
+    for _ in 0..4 {
+        let reader = bench.of(1, 0);
+        let own = reader.id;
+        bench.fetch_failed(&reader, &own, executor(0));
+    }
+    assert_eq!(bench.failed[0].1.kind, FailureKind::Internal);
+}
+
+fn chain() -> Plan {
+    plan(
+        vec![
+            stage(vec![source()], vec![Exchange::Hash(2)]),
+            stage(vec![reads(0, 0)], vec![Exchange::Hash(2)]),
+            stage(vec![reads(1, 0)], vec![]),
+        ],
+        &[2],
+    )
+}
+
+#[test]
+fn a_lost_executor_costs_only_the_blocks_that_are_still_needed() {
+    let mut bench = Bench::new(&[4, 4]);
+    bench.run(0, &chain(), splits(4));
+    bench.succeed_stage(0);
+    let one = bench.of(1, 0);
+    let two = bench.of(1, 1);
+    bench.succeed(&one);
+    bench.succeed(&two);
+    // Stage 2 has all it reads; nobody needs stage 0 any more. Losing a reader's executor costs the blocks of stage 1 there, and what these
+    // are made of.
+    let lost = one.executor;
+    let number = lost.0.as_u128() - 100;
+    let kept = bench
+        .of_stage(2)
+        .iter()
+        .filter(|of| of.executor != lost)
+        .count();
+    bench.lose(number);
+    assert!(kept > 0);
+    let again: Vec<_> = bench.of_stage(0);
+    assert_eq!(again.len(), 2, "stage 1 partition 0 needs the lost maps");
+    assert!(
+        again
+            .iter()
+            .all(|of| of.id.attempt == 1 && of.executor != lost)
+    );
+    assert!(bench.of_stage(1).is_empty(), "waits for its maps");
+    bench.succeed_stage(0);
+    let again = bench.of(1, 0);
+    assert_eq!(again.id.attempt, 1);
+    bench.succeed(&again);
+    assert!(bench.of_stage(0).is_empty());
+    bench.succeed_stage(2);
+    assert_eq!(bench.ready[0].1.len(), 2);
+}
+
+#[test]
+fn blocks_nobody_needs_are_not_made_again() {
+    let mut bench = Bench::new(&[1, 1]);
+    bench.run(0, &map_reduce(1), splits(2));
+    bench.succeed_stage(0);
+    bench.succeed_stage(1);
+    bench.lose(0);
+    assert!(bench.running.is_empty());
+    bench.output_done(0, 0);
+    assert_eq!(bench.done.len(), 1);
+}
+
+#[test]
+fn blocks_that_a_later_output_needs_are_made_again() {
+    let graph = plan(
+        vec![
+            stage(vec![source()], vec![Exchange::Keep]),
+            stage(vec![reads(0, 0)], vec![]),
+            stage(vec![reads(0, 0)], vec![]),
+        ],
+        &[1, 2],
+    );
+    let mut bench = Bench::new(&[1, 1]);
+    bench.run(0, &graph, splits(2));
+    bench.succeed_stage(0);
+    bench.succeed_stage(1);
+    bench.lose(0);
+    assert_eq!(bench.of_stage(0).len(), 1);
+    bench.succeed_stage(0);
+    bench.output_done(0, 0);
+    bench.succeed_stage(2);
+    assert_eq!(bench.ready.len(), 2);
+}
+
+fn rows_that_differ(options: SchedulerOptions, reader_is_done: bool) -> Bench {
+    let mut bench = Bench::with_options(&[4, 4], options);
+    bench.run(0, &map_reduce(2), splits(1));
+    let map = bench.of(0, 0);
+    bench.succeed(&map);
+    let (done, waiting) = (bench.of(1, 0), bench.of(1, 1));
+    if reader_is_done {
+        bench.succeed(&done);
+    }
+    bench.fetch_failed(&waiting, &map.id, map.executor);
+    let again = bench.of(0, 0);
+    let mut output = bench.output(&again.id);
+    output.exchanges[0][0] = BlockMeta {
+        checksum: 78,
+        ..output.exchanges[0][0]
+    };
+    bench.report(&again, Ok(output));
+    bench
+}
+
+#[test]
+fn other_rows_than_those_that_were_read_end_the_batch_and_name_the_operators() {
+    let bench = rows_that_differ(SchedulerOptions::default(), true);
+    let failure = &bench.failed[0].1;
+    assert_eq!(failure.kind, FailureKind::Nondeterministic);
+    assert_eq!(failure.operator.as_deref(), Some("map-0, combine-0"));
+    assert_eq!(failure.retry, Retry::Never);
+}
+
+#[test]
+fn other_rows_that_nobody_had_finished_with_are_fine() {
+    let bench = rows_that_differ(SchedulerOptions::default(), false);
+    assert!(bench.failed.is_empty());
+}
+
+#[test]
+fn other_rows_can_be_a_warning() {
+    let options = SchedulerOptions {
+        nondeterminism: Nondeterminism::Warn,
+        ..SchedulerOptions::default()
+    };
+    let mut bench = rows_that_differ(options, true);
+    assert!(bench.failed.is_empty());
+    assert!(
+        bench
+            .notes
+            .iter()
+            .any(|note| matches!(note, Note::Differed { partition: 0, .. }))
+    );
+    bench.succeed_stage(1);
+    assert_eq!(bench.ready.len(), 1);
+}
+
+#[test]
+fn an_output_that_cannot_read_a_kept_block_gets_it_made_again() {
+    let graph = plan(vec![stage(vec![source()], vec![Exchange::Keep])], &[0]);
+    let mut bench = Bench::new(&[1, 1]);
+    bench.run(0, &graph, splits(2));
+    bench.succeed_stage(0);
+    let kept = bench.ready[0].1[0].kept.clone().expect("kept");
+    let number = kept.executor.0.as_u128() - 100;
+    bench.lose(number);
+    assert!(bench.running.is_empty(), "it may have been read already");
+    bench.handle(Event::OutputFetchFailed {
+        query: QUERY,
+        batch: BatchId(0),
+        output: OutputIndex(0),
+        task: kept.task,
+        executor: kept.executor,
+    });
+    let again = bench.of(0, kept.task.partition);
+    assert_eq!(again.id.attempt, 1);
+    bench.output_done(0, 0);
+    assert!(bench.done.is_empty(), "a late word of the first try");
+    bench.succeed(&again);
+    assert_eq!(bench.ready.len(), 2);
+    assert_ne!(
+        bench.ready[1].1[0].kept.as_ref().map(|of| of.executor),
+        Some(kept.executor)
+    );
+    bench.output_done(0, 0);
+    assert_eq!(bench.done.len(), 1);
+}
+
+#[test]
+fn an_output_whose_reports_are_wrong_in_shape_fails() {
+    let mut bench = Bench::new(&[1]);
+    bench.run(0, &map_reduce(2), splits(1));
+    for _ in 0..4 {
+        let task = bench.of(0, 0);
+        bench.report(&task, Ok(TaskOutput::default()));
+    }
+    assert_eq!(bench.failed[0].1.kind, FailureKind::Internal);
+}
+
+fn speculating(speculative: bool) -> (Bench, Launched) {
+    let options = SchedulerOptions {
+        speculation: Some(Speculation {
+            quantile: 0.5,
+            ..Speculation::default()
+        }),
+        ..SchedulerOptions::default()
+    };
+    let mut bench = Bench::with_options(&[2, 2], options);
+    let mut graph = map_reduce(1);
+    graph.stages[0].speculative = speculative;
+    bench.run(0, &graph, splits(4));
+    let slow = bench.of(0, 3);
+    for partition in 0..3 {
+        let map = bench.of(0, partition);
+        bench.succeed(&map);
+    }
+    for _ in 0..5 {
+        bench.wait(Duration::from_millis(100));
+    }
+    (bench, slow)
+}
+
+fn backup(bench: &Bench, slow: &Launched) -> Launched {
+    bench
+        .of_stage(0)
+        .into_iter()
+        .find(|of| of.id.attempt == 1 && of.executor != slow.executor)
+        .expect("a second attempt elsewhere")
+}
+
+#[test]
+fn a_slow_task_runs_twice_and_the_first_to_succeed_wins() {
+    let (mut bench, slow) = speculating(true);
+    let second = backup(&bench, &slow);
+    assert_eq!(bench.of_stage(0).len(), 2, "twice, not more");
+    bench.succeed(&second);
+    assert_eq!(bench.cancelled, [(slow.executor, slow.id)]);
+    assert_eq!(inputs(&bench.of(1, 0))[0][3], (3, 1));
+    // It finished before it heard of the cancel: too late.
+    bench.succeed(&slow);
+    bench.succeed_stage(1);
+    bench.output_done(0, 0);
+    assert_eq!(bench.done[0].2.tasks, 5);
+    assert_eq!(bench.done[0].2.counts.input_rows, 50);
+}
+
+#[test]
+fn when_one_of_two_attempts_fails_the_other_goes_on() {
+    let (mut bench, slow) = speculating(true);
+    let second = backup(&bench, &slow);
+    bench.fail(&second, FailureKind::UserCode);
+    assert_eq!(bench.of(0, 3).id, slow.id);
+    bench.succeed(&slow);
+    assert_eq!(inputs(&bench.of(1, 0))[0][3], (3, 0));
+}
+
+#[test]
+fn stages_that_must_not_run_twice_do_not() {
+    let (bench, slow) = speculating(false);
+    assert_eq!(bench.of_stage(0), [slow]);
+}
+
+#[test]
+fn late_reports_and_those_of_others_are_ignored() {
+    let mut bench = Bench::new(&[1, 1]);
+    bench.run(0, &one_stage(), splits(2));
+    let task = bench.of(0, 0);
+    let output = bench.output(&task.id);
+    let wrong = |of: fn(&mut TaskId), from: ExecutorId| {
+        let mut id = task.id;
+        of(&mut id);
+        Event::Reported {
+            executor: from,
+            report: Box::new(TaskReport {
+                task: id,
+                outcome: Ok(output.clone()),
+                run_micros: 1,
+            }),
+        }
+    };
+    let other = if task.executor == executor(0) {
+        executor(1)
+    } else {
+        executor(0)
+    };
+    let events = [
+        wrong(|id| id.epoch = Epoch(2), task.executor),
+        wrong(|id| id.batch = BatchId(9), task.executor),
+        wrong(|id| id.attempt = 1, task.executor),
+        wrong(|id| id.stage = StageId(5), task.executor),
+        wrong(|id| id.partition = 77, task.executor),
+        wrong(|id| id.query = QueryId(Uuid::from_u128(99)), task.executor),
+        wrong(|_| {}, other),
+        wrong(|_| {}, executor(42)),
+    ];
+    for event in events {
+        let actions = bench.handle(event);
+        assert!(actions.is_empty(), "{actions:?}");
+    }
+    bench.succeed(&task);
+    let actions = bench.succeed(&task);
+    assert!(actions.is_empty(), "the second time it is stale");
+}
