@@ -24,6 +24,8 @@ pub mod runner;
 pub mod server;
 mod service;
 mod services;
+#[cfg(test)]
+mod testing;
 pub mod transport;
 
 pub use options::{Options, Tuning, effective_config, host_name};

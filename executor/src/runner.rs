@@ -256,3 +256,190 @@ pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
         None => "no message",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use bytes::Bytes;
+    use millstream_common::time::SystemClock;
+    use tokio::runtime::Runtime;
+
+    use super::*;
+    use crate::testing::{DEADLINE, Function, Shelf, block, frame, task, tuning};
+
+    struct Fixture {
+        shelf: Shelf,
+        services: Arc<Services>,
+        runner: Runner,
+        reports: mpsc::Receiver<TaskReport>,
+        done: Arc<dyn Fn(TaskReport) + Send + Sync>,
+        _io: Runtime,
+    }
+
+    fn fixture(slots: u32) -> Fixture {
+        let io = Runtime::new().expect("runtime");
+        let shelf = Shelf::new(1 << 20);
+        let fetcher = shelf.fetcher(None, tuning(), io.handle().clone());
+        let services = Services::new(
+            Arc::clone(&shelf.store),
+            Arc::clone(&shelf.folder),
+            fetcher,
+            tuning(),
+        );
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let runner = Runner::start(slots, &clock, &shelf.metrics).expect("runner");
+        let (sender, reports) = mpsc::channel();
+        Fixture {
+            shelf,
+            services: Arc::new(services),
+            runner,
+            reports,
+            done: Arc::new(move |report| sender.send(report).expect("test")),
+            _io: io,
+        }
+    }
+
+    impl Fixture {
+        fn submit<F>(&self, partition: u32, function: F) -> CancelToken
+        where
+            F: Fn(&mut TaskContext<'_>) -> Result<TaskOutput, Failure> + Send + Sync + 'static,
+        {
+            let cancel = CancelToken::new();
+            self.submit_with(partition, cancel.clone(), function);
+            cancel
+        }
+
+        fn submit_with<F>(&self, partition: u32, cancel: CancelToken, function: F)
+        where
+            F: Fn(&mut TaskContext<'_>) -> Result<TaskOutput, Failure> + Send + Sync + 'static,
+        {
+            self.runner.submit(Job {
+                task: task(partition),
+                batch_time: BatchTime(0),
+                branch: 0,
+                input: TaskInput::Blocks(vec![]),
+                rerun: false,
+                cancel,
+                input_deadline: DEADLINE,
+                result_limit: 100,
+                program: Arc::new(Function(function)),
+                services: Arc::clone(&self.services),
+                done: Arc::clone(&self.done),
+            });
+        }
+
+        fn report(&self) -> TaskReport {
+            self.reports.recv_timeout(DEADLINE).expect("report")
+        }
+
+        fn failure(&self) -> Failure {
+            self.report().outcome.expect_err("failure")
+        }
+    }
+
+    #[test]
+    fn a_success_carries_the_counts_of_its_context() {
+        let fixture = fixture(1);
+        fixture.submit(3, |context| {
+            context.counts.output_rows = 5;
+            Ok(TaskOutput::default())
+        });
+        let report = fixture.report();
+        assert_eq!(report.task, task(3));
+        assert_eq!(report.outcome.expect("success").counts.output_rows, 5);
+    }
+
+    #[test]
+    fn a_panic_is_the_users_failure_and_the_slot_lives_on() {
+        let fixture = fixture(1);
+        for text in ["first", "second"] {
+            fixture.submit(0, move |_| panic!("the {text} went wrong"));
+            let failure = fixture.failure();
+            assert_eq!(failure.kind, FailureKind::UserCode);
+            assert!(failure.message.contains(&format!("the {text} went wrong")));
+            assert_eq!(failure.task, Some(task(0)));
+        }
+        fixture.submit(1, |_| Ok(TaskOutput::default()));
+        assert!(fixture.report().outcome.is_ok());
+    }
+
+    #[test]
+    fn what_a_failed_attempt_wrote_is_gone_and_a_successful_ones_blocks_stay() {
+        let fixture = fixture(1);
+        let writes = |fails: bool| {
+            move |context: &mut TaskContext<'_>| {
+                let id = millstream_common::ids::BlockId {
+                    task: context.id,
+                    exchange: 0,
+                    partition: 0,
+                };
+                context.services.append_block(id, frame(b"row"))?;
+                let folder = context.services.spill_folder(context.id)?;
+                std::fs::write(folder.join("table"), "x").expect("write");
+                if fails {
+                    return Err(Failure::new(FailureKind::Io, "no"));
+                }
+                Ok(TaskOutput::default())
+            }
+        };
+        fixture.submit(0, writes(true));
+        assert_eq!(fixture.failure().kind, FailureKind::Io);
+        assert!(fixture.shelf.store.frames(block(0, 0)).is_none());
+        fixture.submit(1, writes(false));
+        assert!(fixture.report().outcome.is_ok());
+        assert!(fixture.shelf.store.frames(block(1, 0)).is_some());
+        let mut entries = std::fs::read_dir(fixture.shelf.folder.path()).expect("folder");
+        let is_task = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with("task-");
+        assert!(!entries.any(|entry| is_task(&entry.expect("entry").file_name())));
+    }
+
+    #[test]
+    fn a_running_task_heeds_its_token_and_a_queued_one_never_starts() {
+        let fixture = fixture(1);
+        let (started, is_started) = mpsc::channel();
+        let first = fixture.submit(0, move |context| {
+            started.send(()).expect("test");
+            loop {
+                context.cancel.check()?;
+                std::thread::yield_now();
+            }
+        });
+        let second = CancelToken::new();
+        second.cancel();
+        fixture.submit_with(1, second, |_| panic!("must not run"));
+        is_started.recv_timeout(DEADLINE).expect("started");
+        assert_eq!(fixture.runner.busy(), 1);
+        first.cancel();
+        assert_eq!(fixture.failure().kind, FailureKind::Cancelled);
+        assert_eq!(fixture.failure().kind, FailureKind::Cancelled);
+    }
+
+    #[test]
+    fn a_result_that_fits_no_message_is_refused() {
+        let fixture = fixture(1);
+        fixture.submit(0, |_| {
+            Ok(TaskOutput {
+                result: Some(Bytes::from(vec![0; 101])),
+                ..TaskOutput::default()
+            })
+        });
+        let failure = fixture.failure();
+        assert_eq!(failure.retry, Retry::Never);
+        assert!(failure.message.contains("rpc.max_message"), "{failure}");
+    }
+
+    #[test]
+    fn slots_run_side_by_side() {
+        let fixture = fixture(2);
+        let barrier = Arc::new(std::sync::Barrier::new(2));
+        for partition in 0..2 {
+            let barrier = Arc::clone(&barrier);
+            fixture.submit(partition, move |_| {
+                barrier.wait();
+                Ok(TaskOutput::default())
+            });
+        }
+        assert!(fixture.report().outcome.is_ok() && fixture.report().outcome.is_ok());
+    }
+}

@@ -1,1 +1,715 @@
+//! An executor against a driver that the test plays, over real gRPC.
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::Stream;
+use millstream_common::{
+    config::{Address, Config},
+    failure::{Failure, FailureKind},
+    ids::{BatchId, Epoch, ExecutorId, StageId, TaskId},
+    protocol::{
+        Application, Heartbeat, Hello, QueryGrant, RegisterReply, RegisterRequest, SharedFile,
+        StageLaunch, TaskInput, TaskOutput, TaskReport, TaskSpec, ToDriver, ToExecutor,
+    },
+    time::{BatchTime, SystemClock},
+};
+use millstream_dataflow::{
+    plan::Plan,
+    program::{Programs, StageProgram},
+};
+use millstream_proto::{
+    auth::{RequireSecret, Secret},
+    pb::{
+        self,
+        driver_server::{Driver, DriverServer},
+    },
+    refusal,
+};
+use parking_lot::Mutex;
+use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle, time::timeout};
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::{
+    Request, Response, Status, Streaming,
+    service::interceptor::InterceptedService,
+    transport::server::{Server, TcpIncoming},
+};
+
+use super::{Error, Executor, ExitReason, Handle, ProgramsFactory};
+use crate::{
+    Options,
+    testing::{DEADLINE, Function, block, frame, query},
+    transport::{GrpcLink, InProcessLink},
+};
+
+/// A session as the played driver sees it.
+struct Line {
+    hello: Hello,
+    from_executor: mpsc::Receiver<ToDriver>,
+    to_executor: mpsc::Sender<Result<pb::DriverMessage, Status>>,
+}
+
+impl Line {
+    async fn say(&self, message: ToExecutor) {
+        let sent = self.to_executor.send(Ok(message.into())).await;
+        sent.expect("the session is open");
+    }
+
+    /// The next message that is no heartbeat.
+    async fn hear(&mut self) -> ToDriver {
+        loop {
+            let message = timeout(DEADLINE, self.from_executor.recv()).await;
+            match message.expect("in time").expect("the session is open") {
+                ToDriver::Heartbeat(_) => {}
+                message => return message,
+            }
+        }
+    }
+
+    async fn hear_heartbeat(&mut self) -> Heartbeat {
+        loop {
+            let message = timeout(DEADLINE, self.from_executor.recv()).await;
+            if let ToDriver::Heartbeat(heartbeat) =
+                message.expect("in time").expect("the session is open")
+            {
+                return heartbeat;
+            }
+        }
+    }
+
+    async fn hear_report(&mut self) -> TaskReport {
+        match self.hear().await {
+            ToDriver::Report(report) => *report,
+            other => panic!("not a report: {other:?}"),
+        }
+    }
+
+    async fn reconcile(
+        &mut self,
+        epoch: u64,
+        wanted: Vec<TaskId>,
+    ) -> (Vec<TaskId>, Vec<TaskReport>) {
+        let queries = vec![QueryGrant {
+            query: query(),
+            epoch: Epoch(epoch),
+        }];
+        self.say(ToExecutor::Reconcile { queries, wanted }).await;
+        match self.hear().await {
+            ToDriver::Truth { running, finished } => (running, finished),
+            other => panic!("not a truth: {other:?}"),
+        }
+    }
+}
+
+struct Played {
+    lines: mpsc::Sender<Line>,
+    registered: mpsc::Sender<RegisterRequest>,
+    known: Arc<Mutex<BTreeSet<ExecutorId>>>,
+    refusal: Option<Failure>,
+    shared_files: Vec<SharedFile>,
+}
+
+#[tonic::async_trait]
+impl Driver for Played {
+    async fn register(
+        &self,
+        request: Request<pb::RegisterRequest>,
+    ) -> Result<Response<pb::RegisterReply>, Status> {
+        let request = RegisterRequest::from(request.into_inner());
+        self.registered.send(request).await.expect("test");
+        if let Some(failure) = &self.refusal {
+            return Err(refusal::to_status(failure));
+        }
+        let executor = ExecutorId::random();
+        self.known.lock().insert(executor);
+        let reply = RegisterReply {
+            executor,
+            application: Application {
+                name: "test".to_owned(),
+                arguments: serde_json::Value::Null,
+                configuration: BTreeMap::from([(
+                    "executor.heartbeat_interval".to_owned(),
+                    "20ms".to_owned(),
+                )]),
+                parallelism: 2,
+                batch_interval_millis: 0,
+                recorded: BTreeMap::new(),
+            },
+            shared_files: self.shared_files.clone(),
+        };
+        Ok(Response::new(reply.into()))
+    }
+
+    type SessionStream = ReceiverStream<Result<pb::DriverMessage, Status>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<pb::ExecutorMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let mut messages = request.into_inner();
+        let first = messages
+            .message()
+            .await?
+            .ok_or(Status::aborted("no hello"))?;
+        let hello = Hello::try_from(first)?;
+        if !self.known.lock().contains(&hello.executor) {
+            let failure = refusal::unknown_executor("register anew");
+            return Err(refusal::to_status(&failure));
+        }
+        let (heard, from_executor) = mpsc::channel(1_000);
+        tokio::spawn(forward(messages, heard));
+        let (to_executor, outgoing) = mpsc::channel(100);
+        let line = Line {
+            hello,
+            from_executor,
+            to_executor,
+        };
+        self.lines.send(line).await.expect("test");
+        Ok(Response::new(ReceiverStream::new(outgoing)))
+    }
+}
+
+async fn forward(
+    mut messages: impl Stream<Item = Result<pb::ExecutorMessage, Status>> + Unpin,
+    heard: mpsc::Sender<ToDriver>,
+) {
+    while let Some(Ok(message)) = messages.next().await {
+        let message = ToDriver::try_from(message).expect("converts");
+        if heard.send(message).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The played driver, listening.
+struct Stage {
+    address: String,
+    lines: mpsc::Receiver<Line>,
+    registered: mpsc::Receiver<RegisterRequest>,
+    known: Arc<Mutex<BTreeSet<ExecutorId>>>,
+    _stop: DropGuard,
+}
+
+impl Stage {
+    async fn next_line(&mut self) -> Line {
+        let line = timeout(DEADLINE, self.lines.recv()).await;
+        line.expect("in time").expect("driver")
+    }
+
+    async fn next_registration(&mut self) -> RegisterRequest {
+        let request = timeout(DEADLINE, self.registered.recv()).await;
+        request.expect("in time").expect("driver")
+    }
+}
+
+async fn play_on(
+    listener: TcpListener,
+    refusal: Option<Failure>,
+    shared_files: Vec<SharedFile>,
+) -> Stage {
+    let address = listener.local_addr().expect("address").to_string();
+    let (lines, next_line) = mpsc::channel(10);
+    let (registered, next_registration) = mpsc::channel(10);
+    let known = Arc::new(Mutex::new(BTreeSet::new()));
+    let played = Played {
+        lines,
+        registered,
+        known: Arc::clone(&known),
+        refusal,
+        shared_files,
+    };
+    let required = RequireSecret::new(Some(secret("right")));
+    let service = InterceptedService::new(DriverServer::new(played), required);
+    let stop = CancellationToken::new();
+    let serving = Server::builder()
+        .add_service(service)
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener), stop.clone().cancelled_owned());
+    tokio::spawn(serving);
+    Stage {
+        address,
+        lines: next_line,
+        registered: next_registration,
+        known,
+        _stop: stop.drop_guard(),
+    }
+}
+
+async fn play() -> Stage {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    play_on(listener, None, vec![]).await
+}
+
+fn secret(text: &str) -> Secret {
+    Secret::new(text).expect("secret")
+}
+
+struct TestPrograms {
+    plan: Plan,
+    program: Arc<dyn StageProgram>,
+}
+
+impl Programs for TestPrograms {
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn program(&self, stage: StageId) -> Option<Arc<dyn StageProgram>> {
+        (stage == StageId(0)).then(|| Arc::clone(&self.program))
+    }
+}
+
+/// Partition 0 writes a block, partition 1 runs until cancelled, others give a result.
+fn programs() -> ProgramsFactory {
+    let program = Function(
+        |context: &mut millstream_dataflow::program::TaskContext<'_>| match context.id.partition {
+            0 => {
+                let id = millstream_common::ids::BlockId {
+                    task: context.id,
+                    exchange: 0,
+                    partition: 0,
+                };
+                context.services.append_block(id, frame(b"row"))?;
+                Ok(TaskOutput::default())
+            }
+            1 => loop {
+                context.cancel.check()?;
+                std::thread::yield_now();
+            },
+            _ => Ok(TaskOutput {
+                result: Some(Bytes::from_static(b"result")),
+                ..TaskOutput::default()
+            }),
+        },
+    );
+    let programs: Arc<dyn Programs> = Arc::new(TestPrograms {
+        plan: Plan::default(),
+        program: Arc::new(program),
+    });
+    Arc::new(move |_| Ok(Arc::clone(&programs)))
+}
+
+struct Running {
+    handle: Handle,
+    shutdown: CancellationToken,
+    outcome: JoinHandle<Result<ExitReason, Error>>,
+}
+
+impl Running {
+    async fn end(self) -> Result<ExitReason, Error> {
+        let outcome = timeout(DEADLINE, self.outcome).await;
+        outcome.expect("in time").expect("no panic")
+    }
+}
+
+fn start(driver: &str, secret_text: &str) -> Running {
+    let secret = secret(secret_text);
+    let options = Options {
+        listen: Some(Address::loopback(0)),
+        http: Some(Address::loopback(0)),
+        secret: Some(secret.clone()),
+        ..Options::in_process(2, Config::default())
+    };
+    let link = GrpcLink::new(
+        &[driver.to_owned()],
+        Some(&secret),
+        Duration::from_secs(5),
+        64 << 20,
+        Arc::new(SystemClock::new()),
+    );
+    let build_id = Arc::new(|| Ok("build-1".to_owned()));
+    let executor = Executor::new(options, programs(), build_id, Arc::new(link.expect("link")));
+    let shutdown = CancellationToken::new();
+    Running {
+        handle: executor.handle(),
+        shutdown: shutdown.clone(),
+        outcome: tokio::spawn(executor.run(shutdown)),
+    }
+}
+
+fn launch(epoch: u64, batch: u64, partitions: &[u32]) -> StageLaunch {
+    StageLaunch {
+        query: query(),
+        epoch: Epoch(epoch),
+        batch: BatchId(batch),
+        batch_time: BatchTime(0),
+        stage: StageId(0),
+        output: None,
+        rerun: false,
+        tasks: partitions
+            .iter()
+            .map(|partition| TaskSpec {
+                partition: *partition,
+                attempt: 0,
+                branch: 0,
+                input: TaskInput::Blocks(vec![]),
+            })
+            .collect(),
+    }
+}
+
+fn attempt(epoch: u64, batch: u64, partition: u32) -> TaskId {
+    TaskId {
+        epoch: Epoch(epoch),
+        batch: BatchId(batch),
+        ..block(partition, 0).task
+    }
+}
+
+#[tokio::test]
+async fn registers_runs_tasks_and_ends_when_told() {
+    let mut stage = play().await;
+    let mut executor = start(&stage.address, "right");
+    let addresses = executor.handle.addresses().await.expect("listens");
+    let registration = stage.next_registration().await;
+    assert_eq!(registration.cores, 2);
+    assert_eq!(registration.build_id, "build-1");
+    assert_eq!(registration.block_address, addresses.blocks);
+    let mut line = stage.next_line().await;
+    assert_eq!(
+        line.hello.fingerprint,
+        Plan::default().session_fingerprint("build-1")
+    );
+    assert!(line.hello.unshared.is_empty());
+    assert_eq!(line.reconcile(1, vec![]).await, (vec![], vec![]));
+    line.say(ToExecutor::Launch(launch(1, 0, &[5]))).await;
+    let report = line.hear_report().await;
+    assert_eq!(report.task, attempt(1, 0, 5));
+    let result = report.outcome.expect("success").result;
+    assert_eq!(result, Some(Bytes::from_static(b"result")));
+    let mut unknown = launch(1, 0, &[6]);
+    unknown.stage = StageId(9);
+    line.say(ToExecutor::Launch(unknown)).await;
+    let failure = line.hear_report().await.outcome.expect_err("no such stage");
+    assert_eq!(failure.kind, FailureKind::Internal);
+    let reason = "done".to_owned();
+    line.say(ToExecutor::Shutdown { reason }).await;
+    let outcome = executor.end().await.expect("a clean end");
+    assert_eq!(
+        outcome,
+        ExitReason::Shutdown {
+            reason: "done".into()
+        }
+    );
+}
+
+#[tokio::test]
+async fn heartbeats_go_on_while_every_slot_computes() {
+    let mut stage = play().await;
+    let executor = start(&stage.address, "right");
+    let mut line = stage.next_line().await;
+    line.reconcile(1, vec![]).await;
+    let mut both = launch(1, 0, &[1]);
+    line.say(ToExecutor::Launch(both.clone())).await;
+    both.batch = BatchId(1);
+    line.say(ToExecutor::Launch(both)).await;
+    while line.hear_heartbeat().await.running < 2 {}
+    for _ in 0..3 {
+        let heartbeat = line.hear_heartbeat().await;
+        assert!(heartbeat.running == 2 && heartbeat.resident_bytes > 0);
+    }
+    line.say(ToExecutor::Cancel(vec![attempt(1, 0, 1)])).await;
+    let failure = line.hear_report().await.outcome.expect_err("cancelled");
+    assert_eq!(failure.kind, FailureKind::Cancelled);
+    executor.shutdown.cancel();
+    assert_eq!(
+        executor.end().await.expect("a clean end"),
+        ExitReason::Stopped
+    );
+}
+
+#[tokio::test]
+async fn a_wrong_secret_is_final_and_says_so() {
+    let stage = play().await;
+    let executor = start(&stage.address, "wrong");
+    let error = executor.end().await.expect_err("refused");
+    assert!(matches!(error, Error::Refused(_)));
+    assert_eq!(error.code(), refusal::UNAUTHENTICATED);
+    assert!(error.to_string().contains("auth.secret"), "{error}");
+}
+
+#[tokio::test]
+async fn a_refused_registration_ends_with_the_drivers_words() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let words = "driver runs build a, this executor build b";
+    let failure = refusal::refusal(refusal::BUILD_MISMATCH, words);
+    let stage = play_on(listener, Some(failure), vec![]).await;
+    let error = start(&stage.address, "right")
+        .end()
+        .await
+        .expect_err("refused");
+    assert_eq!(error.code(), refusal::BUILD_MISMATCH);
+    assert!(error.to_string().contains(words), "{error}");
+}
+
+#[tokio::test]
+async fn a_refused_session_ends_with_the_drivers_words() {
+    let mut stage = play().await;
+    let executor = start(&stage.address, "right");
+    let line = stage.next_line().await;
+    let failure = refusal::refusal(refusal::BUILD_MISMATCH, "two builds met");
+    let sent = line
+        .to_executor
+        .send(Err(refusal::to_status(&failure)))
+        .await;
+    sent.expect("open");
+    let error = executor.end().await.expect_err("refused");
+    assert!(error.to_string().contains("two builds met"), "{error}");
+}
+
+#[tokio::test]
+async fn an_executor_may_come_before_its_driver() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = listener.local_addr().expect("address");
+    drop(listener);
+    let mut executor = start(&address.to_string(), "right");
+    executor.handle.addresses().await.expect("listens");
+    let listener = TcpListener::bind(address).await.expect("binds");
+    let mut stage = play_on(listener, None, vec![]).await;
+    stage.next_line().await.reconcile(1, vec![]).await;
+    executor.shutdown.cancel();
+    assert_eq!(
+        executor.end().await.expect("a clean end"),
+        ExitReason::Stopped
+    );
+}
+
+#[tokio::test]
+async fn files_that_do_not_read_alike_are_named() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let file = SharedFile {
+        path: "/nonexistent/nonce".to_owned(),
+        nonce: "n".to_owned(),
+        purpose: "checkpoint".to_owned(),
+    };
+    let mut stage = play_on(listener, None, vec![file]).await;
+    let executor = start(&stage.address, "right");
+    let line = stage.next_line().await;
+    assert!(line.hello.unshared[0].starts_with("checkpoint /nonexistent/nonce"));
+    executor.shutdown.cancel();
+    executor.end().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_cut_session_comes_back_with_the_same_id_and_the_whole_truth() {
+    let mut stage = play().await;
+    let executor = start(&stage.address, "right");
+    let mut line = stage.next_line().await;
+    line.reconcile(1, vec![]).await;
+    line.say(ToExecutor::Launch(launch(1, 0, &[1, 5]))).await;
+    assert!(line.hear_report().await.outcome.is_ok());
+    let id = line.hello.executor;
+    drop(line);
+    let mut line = stage.next_line().await;
+    assert_eq!(line.hello.executor, id);
+    let lost = attempt(1, 0, 9);
+    let (running, finished) = line.reconcile(1, vec![attempt(1, 0, 1), lost]).await;
+    assert_eq!(running, [attempt(1, 0, 1)]);
+    assert_eq!(finished.len(), 2);
+    assert!(
+        finished
+            .iter()
+            .any(|report| report.task == attempt(1, 0, 5) && report.outcome.is_ok())
+    );
+    let report = finished.iter().find(|report| report.task == lost);
+    let failure = report.expect("reported").outcome.clone().expect_err("lost");
+    assert_eq!(failure.kind, FailureKind::ExecutorLost);
+    // A launch that is said again runs nothing twice.
+    line.say(ToExecutor::Launch(launch(1, 0, &[1]))).await;
+    line.say(ToExecutor::Cancel(vec![attempt(1, 0, 1)])).await;
+    let failure = line.hear_report().await.outcome.expect_err("cancelled");
+    assert_eq!(failure.kind, FailureKind::Cancelled);
+    assert_eq!(stage.known.lock().len(), 1);
+    executor.shutdown.cancel();
+    executor.end().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn an_unknown_executor_registers_anew_with_nothing_left() {
+    let mut stage = play().await;
+    let executor = start(&stage.address, "right");
+    let mut line = stage.next_line().await;
+    line.reconcile(1, vec![]).await;
+    line.say(ToExecutor::Launch(launch(1, 0, &[0, 1]))).await;
+    assert!(line.hear_report().await.outcome.is_ok());
+    while line.hear_heartbeat().await.block_bytes == 0 {}
+    let id = line.hello.executor;
+    stage.known.lock().clear();
+    drop(line);
+    let mut line = stage.next_line().await;
+    assert_ne!(line.hello.executor, id);
+    assert_eq!(line.reconcile(1, vec![]).await, (vec![], vec![]));
+    loop {
+        let heartbeat = line.hear_heartbeat().await;
+        if heartbeat.running == 0 && heartbeat.block_bytes == 0 {
+            break;
+        }
+    }
+    executor.shutdown.cancel();
+    executor.end().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_launch_of_a_stale_epoch_is_refused_even_after_a_new_registration() {
+    let mut stage = play().await;
+    let executor = start(&stage.address, "right");
+    let mut line = stage.next_line().await;
+    line.reconcile(2, vec![]).await;
+    line.say(ToExecutor::Launch(launch(1, 0, &[5]))).await;
+    let failure = line.hear_report().await.outcome.expect_err("stale");
+    assert_eq!(failure.kind, FailureKind::Superseded);
+    stage.known.lock().clear();
+    drop(line);
+    let mut line = stage.next_line().await;
+    line.reconcile(1, vec![]).await;
+    line.say(ToExecutor::Launch(launch(1, 0, &[5]))).await;
+    let failure = line.hear_report().await.outcome.expect_err("stale");
+    assert_eq!(failure.code, "epoch.superseded");
+    executor.shutdown.cancel();
+    executor.end().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn dropped_batches_give_their_blocks_back() {
+    let mut stage = play().await;
+    let executor = start(&stage.address, "right");
+    let mut line = stage.next_line().await;
+    line.reconcile(1, vec![]).await;
+    line.say(ToExecutor::Launch(launch(1, 3, &[0]))).await;
+    assert!(line.hear_report().await.outcome.is_ok());
+    while line.hear_heartbeat().await.block_bytes == 0 {}
+    let drop_batches = |through| ToExecutor::DropBatches {
+        query: query(),
+        epoch: Epoch(1),
+        through: BatchId(through),
+    };
+    line.say(drop_batches(3)).await;
+    while line.hear_heartbeat().await.block_bytes > 0 {}
+    executor.shutdown.cancel();
+    executor.end().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_leaving_executor_says_so_and_serves_until_it_is_let_go() {
+    let mut stage = play().await;
+    let executor = start(&stage.address, "right");
+    let mut line = stage.next_line().await;
+    line.reconcile(1, vec![]).await;
+    executor.handle.leave();
+    assert_eq!(line.hear().await, ToDriver::Leaving);
+    line.say(ToExecutor::Launch(launch(1, 0, &[5]))).await;
+    assert!(line.hear_report().await.outcome.is_ok());
+    drop(line);
+    let mut line = stage.next_line().await;
+    assert_eq!(
+        line.hear().await,
+        ToDriver::Leaving,
+        "said again in the next session"
+    );
+    let reason = "released".to_owned();
+    line.say(ToExecutor::Shutdown { reason }).await;
+    assert_eq!(executor.end().await.expect("a clean end"), ExitReason::Left);
+}
+
+#[tokio::test]
+async fn metrics_and_health_are_served() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let mut stage = play().await;
+    let mut executor = start(&stage.address, "right");
+    let addresses = executor.handle.addresses().await.expect("listens");
+    stage.next_line().await;
+    for (path, expected) in [
+        ("/healthz", "ok"),
+        ("/metrics", "millstream_executor_tasks_running"),
+    ] {
+        let mut stream = tokio::net::TcpStream::connect(&addresses.http)
+            .await
+            .expect("connects");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("asks");
+        let mut answer = String::new();
+        let read = timeout(DEADLINE, stream.read_to_string(&mut answer)).await;
+        read.expect("in time").expect("answers");
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.contains(expected),
+            "{answer}"
+        );
+    }
+    executor.shutdown.cancel();
+    executor.end().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn the_in_process_twin_runs_tasks_without_a_network() {
+    let (opened, mut sessions) = mpsc::channel(1);
+    let link = InProcessLink {
+        register: Arc::new(|_| {
+            Box::pin(async {
+                Ok(RegisterReply {
+                    executor: ExecutorId::random(),
+                    application: Application {
+                        name: "test".to_owned(),
+                        arguments: serde_json::Value::Null,
+                        configuration: BTreeMap::new(),
+                        parallelism: 1,
+                        batch_interval_millis: 0,
+                        recorded: BTreeMap::new(),
+                    },
+                    shared_files: vec![],
+                })
+            })
+        }),
+        session: Arc::new(move |_| {
+            let opened = opened.clone();
+            Box::pin(async move {
+                let (to_driver, from_executor) = mpsc::channel(100);
+                let (to_executor, from_driver) = mpsc::channel(100);
+                opened
+                    .send((from_executor, to_executor))
+                    .await
+                    .expect("test");
+                Ok((to_driver, from_driver))
+            })
+        }),
+    };
+    let options = Options::in_process(1, Config::default());
+    let build_id = Arc::new(|| Ok("build-1".to_owned()));
+    let executor = Executor::new(options, programs(), build_id, Arc::new(link));
+    let outcome = tokio::spawn(executor.run(CancellationToken::new()));
+    let (mut from_executor, to_executor) = sessions.recv().await.expect("session");
+    let queries = vec![QueryGrant {
+        query: query(),
+        epoch: Epoch(1),
+    }];
+    let wanted = vec![];
+    let messages = [
+        ToExecutor::Reconcile { queries, wanted },
+        ToExecutor::Launch(launch(1, 0, &[5])),
+    ];
+    for message in messages {
+        to_executor.send(Ok(message)).await.expect("open");
+    }
+    let report = timeout(DEADLINE, async {
+        loop {
+            if let Some(ToDriver::Report(report)) = from_executor.recv().await {
+                return report;
+            }
+        }
+    });
+    assert!(report.await.expect("in time").outcome.is_ok());
+    let reason = "done".to_owned();
+    to_executor
+        .send(Ok(ToExecutor::Shutdown { reason }))
+        .await
+        .expect("open");
+    let outcome = timeout(DEADLINE, outcome)
+        .await
+        .expect("in time")
+        .expect("no panic");
+    assert!(matches!(outcome, Ok(ExitReason::Shutdown { .. })));
+}
