@@ -4,6 +4,7 @@
 use std::{cell::Cell, panic::resume_unwind};
 
 use millstream_common::{
+    config,
     failure::{Failure, FailureKind},
     text::{Blob, Text},
 };
@@ -18,6 +19,16 @@ pub enum OnMalformed {
     Drop,
     /// What isn't UTF-8 becomes U+FFFD, and is counted.
     Replace,
+}
+
+impl From<config::OnMalformed> for OnMalformed {
+    fn from(policy: config::OnMalformed) -> Self {
+        match policy {
+            config::OnMalformed::Fail => Self::Fail,
+            config::OnMalformed::Drop => Self::Drop,
+            config::OnMalformed::Replace => Self::Replace,
+        }
+    }
 }
 
 thread_local! {

@@ -172,6 +172,8 @@ declare_keys! {
         "files.split_size" FILES_SPLIT_SIZE: ByteSize = ByteSize::mib(128), [ByteSize::kib(1), ByteSize::gib(64)];
         /// Files that a batch takes at most, oldest first. Without a value, all there are.
         "files.max_files_per_batch" FILES_MAX_FILES_PER_BATCH: Option<u32> = None, [1];
+        /// What to do when a file is gone, or has another length, once its batch reads it.
+        "files.on_changed" FILES_ON_CHANGED: OnDataLoss = OnDataLoss::Fail, affects_results;
     }
 
     section "Receivers" {
@@ -181,6 +183,8 @@ declare_keys! {
         "receiver.max_rate" RECEIVER_MAX_RATE: Option<u64> = None, [1];
         /// Bytes that a receiver holds for batches that have not run; at the bound it stops reading.
         "receiver.max_buffered" RECEIVER_MAX_BUFFERED: ByteSize = ByteSize::mib(64), [ByteSize::kib(64), ByteSize::gib(64)];
+        /// Bytes of received records that one batch takes from a socket, all of which go into its checkpoint entry; the rest waits for the next batch.
+        "receiver.max_batch_bytes" RECEIVER_MAX_BATCH_BYTES: ByteSize = ByteSize::mib(8), [ByteSize::kib(1), ByteSize::mib(32)];
         /// How long a receiver waits before it starts again after an error or the end of its connection.
         "receiver.restart_delay" RECEIVER_RESTART_DELAY: Duration = Duration::from_secs(2), [Duration::ZERO, HOUR];
         /// What to do when no executor has a received block any more.

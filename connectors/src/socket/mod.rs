@@ -22,6 +22,7 @@ mod tests;
 
 use std::time::Duration;
 
+use millstream_common::config::{Config, keys};
 use serde::{Deserialize, Serialize};
 
 pub use self::{driver::SocketDriver, source::SocketSplits};
@@ -63,6 +64,21 @@ impl Settings {
             max_rate: None,
             on_malformed: OnMalformed::default(),
             max_record_bytes: 8 << 20,
+        }
+    }
+
+    /// Settings as the configuration says.
+    pub fn of_config(address: impl Into<String>, config: &Config) -> Self {
+        Self {
+            address: address.into(),
+            connect_timeout: config.get(keys::SOCKET_CONNECT_TIMEOUT),
+            restart_delay: config.get(keys::RECEIVER_RESTART_DELAY),
+            max_buffered: config.get(keys::RECEIVER_MAX_BUFFERED).bytes(),
+            max_batch_bytes: config.get(keys::RECEIVER_MAX_BATCH_BYTES).bytes(),
+            block_interval: config.get(keys::RECEIVER_BLOCK_INTERVAL),
+            max_rate: config.get(keys::RECEIVER_MAX_RATE),
+            on_malformed: config.get(keys::INPUT_ON_MALFORMED).into(),
+            max_record_bytes: config.get(keys::INPUT_MAX_RECORD_BYTES).as_len(),
         }
     }
 

@@ -19,6 +19,8 @@ use crate::sink::WriteId;
 const STAGING: &str = ".staging";
 /// What a complete folder has.
 pub(super) const SUCCESS: &str = "_SUCCESS";
+/// Folders from the parent to where an output stages.
+pub(super) const STAGING_DEPTH: usize = 3;
 const PUBLISHED: &str = ".published";
 
 /// A prefix that can't be used.

@@ -18,7 +18,10 @@ mod writer;
 
 use std::{io, path::Path};
 
-use millstream_common::failure::{Failure, FailureKind, Retry};
+use millstream_common::{
+    config::{Config, keys},
+    failure::{Failure, FailureKind, Fault, Retry},
+};
 use serde::{Deserialize, Serialize};
 
 pub use self::{layout::PrefixError, publish::TextFilePublisher, writer::TextFileSink};
@@ -47,6 +50,19 @@ impl Settings {
             suffix: String::new(),
             fsync: true,
             success_file: true,
+        }
+    }
+
+    /// Settings as the configuration says.
+    pub fn of_config(
+        output: impl Into<String>,
+        prefix: impl Into<String>,
+        config: &Config,
+    ) -> Self {
+        Self {
+            fsync: config.get(keys::FILE_SINK_FSYNC),
+            success_file: config.get(keys::FILE_SINK_SUCCESS_FILE),
+            ..Self::new(output, prefix)
         }
     }
 
@@ -110,6 +126,6 @@ fn foreign(path: &Path, why: &str) -> Failure {
     let mut failure = Failure::new(FailureKind::Io, message)
         .with_code("sink.output_exists")
         .with_retry(Retry::Never);
-    failure.fault = millstream_common::failure::Fault::User;
+    failure.fault = Fault::User;
     failure
 }

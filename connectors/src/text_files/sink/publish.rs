@@ -10,6 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use millstream_common::{
+    failpoint,
     failure::{Failure, FailureKind, Retry},
     ids::{BatchId, QueryId},
     protocol::SinkCommit,
@@ -23,7 +24,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::{
     Settings, StagedFile, foreign,
-    layout::{Entry, Layout, PrefixError, SUCCESS, part_name, sync_folder},
+    layout::{Entry, Layout, PrefixError, STAGING_DEPTH, SUCCESS, part_name, sync_folder},
     refused,
 };
 use crate::sink::{SinkBatch, SinkDriver};
@@ -97,10 +98,17 @@ impl Inner {
     fn check(&self, query: QueryId) -> Result<Vec<PathBuf>, Failure> {
         let parent = &self.layout.parent;
         let staging = parent.join(self.layout.staging(query));
+        let parent_is_new = !exists(parent)?;
         fs::create_dir_all(&staging).map_err(|error| refused("make", &staging, &error))?;
         let probe = staging.join("writable");
         let written = fs::write(&probe, b"x").and_then(|()| fs::remove_file(&probe));
         written.map_err(|error| refused("write", &probe, &error))?;
+        // What was made: from the output's own folder up to the one that holds the parent.
+        let depth = STAGING_DEPTH + if parent_is_new { 2 } else { 1 };
+        let made = staging.ancestors().take(depth);
+        for folder in made {
+            self.sync(folder)?;
+        }
         Ok(vec![parent.clone()])
     }
 
@@ -124,17 +132,20 @@ impl Inner {
         let folder = self.layout.folder(batch.batch_time);
         self.look_for_others(&folder, &files)?;
         fs::create_dir_all(&folder).map_err(|error| refused("make", &folder, &error))?;
-        for (file, staged) in &files {
+        for (done, (file, staged)) in files.iter().enumerate() {
+            failpoint!("sink.files.publish", batch = batch.batch, done = done);
             put_in_place(file, staged, &folder.join(&file.name))?;
         }
         // The files must not be less lasting than the mark that says they are all there.
         self.sync(&folder)?;
+        failpoint!("sink.files.before_success", batch = batch.batch);
         if self.success_file {
             let success = folder.join(SUCCESS);
             File::create(&success).map_err(|error| refused("make", &success, &error))?;
             self.sync(&folder)?;
         }
         self.sync(parent)?;
+        failpoint!("sink.files.before_mark", batch = batch.batch);
         if let Some(staging) = published.parent() {
             fs::create_dir_all(staging).map_err(|error| refused("make", staging, &error))?;
             File::create(&published).map_err(|error| refused("make", &published, &error))?;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use millstream_common::{
+    failpoint,
     failure::{Failure, FailureKind},
     protocol::SinkCommit,
 };
@@ -115,6 +116,7 @@ impl SinkWriter<TextRows> for Writer {
     }
 
     fn finish(mut self: Box<Self>, _task: &mut TaskContext<'_>) -> Result<SinkCommit, Failure> {
+        failpoint!("sink.files.before_finish", partition = self.partition);
         let path = self.path();
         let flushed = self.file.flush();
         flushed.map_err(|error| refused("write", &path, &error))?;
@@ -152,9 +154,9 @@ impl Writer {
         self.parent.join(&self.staged).join(&self.name)
     }
 
-    /// Forces each folder from the attempt's up to the final folder's parent to the disk: any of them may be new.
+    /// Forces to the disk what names the file: the attempt's folder, the batch's, and the output's, which the driver half made lasting.
     fn sync_folders(&self) -> Result<(), Failure> {
-        for folder in self.staged.ancestors() {
+        for folder in self.staged.ancestors().take(3) {
             let folder = self.parent.join(folder);
             let synced = sync_folder(&folder);
             synced.map_err(|error| refused("force to the disk", &folder, &error))?;

@@ -77,13 +77,7 @@ impl TextFileDriver {
             listed = &mut running => listed,
             () = self.clock.until(deadline) => {
                 self.running = Some(running);
-                return Err(Failure::new(
-                    FailureKind::Io,
-                    format!(
-                        "listing {} took longer than {:?}; it goes on, and the next batch asks again",
-                        self.settings.directory, self.settings.listing_timeout
-                    ),
-                ).with_code("files.listing"));
+                return Err(self.slow());
             }
         };
         let listing = match listed {
@@ -176,7 +170,17 @@ impl TextFileDriver {
             return Ok(files);
         }
         // They were found a while ago.
-        let refreshed = tokio::task::spawn_blocking(move || refresh(files)).await;
+        let refreshing = tokio::task::spawn_blocking(move || refresh(files));
+        let deadline = self.clock.now().after(self.settings.listing_timeout);
+        let refreshed = tokio::select! {
+            biased;
+            refreshed = refreshing => refreshed,
+            () = self.clock.until(deadline) => {
+                // They are found again.
+                self.waiting.clear();
+                return Err(self.slow());
+            }
+        };
         match refreshed {
             Ok(Ok(files)) => Ok(files),
             Ok(Err(error)) => {
@@ -185,6 +189,14 @@ impl TextFileDriver {
             }
             Err(error) => Err(broken(&self.settings.directory, &error)),
         }
+    }
+
+    fn slow(&self) -> Failure {
+        let message = format!(
+            "looking into {} took longer than {:?}; the next batch asks again",
+            self.settings.directory, self.settings.listing_timeout
+        );
+        Failure::new(FailureKind::Io, message).with_code("files.listing")
     }
 }
 

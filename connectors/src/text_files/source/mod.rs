@@ -23,6 +23,7 @@ mod tests;
 
 use std::time::Duration;
 
+use millstream_common::config::{Config, OnDataLoss, keys};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
@@ -83,6 +84,22 @@ impl Settings {
             listing_timeout: Duration::from_secs(10),
             change_check_interval: Duration::from_secs(10),
             forget_after: Duration::from_secs(7 * 24 * 3600),
+        }
+    }
+
+    /// Settings as the configuration says.
+    pub fn of_config(directory: impl Into<String>, config: &Config) -> Self {
+        Self {
+            min_age: config.get(keys::FILES_MIN_AGE),
+            split_size: config.get(keys::FILES_SPLIT_SIZE).bytes(),
+            max_files_per_batch: config.get(keys::FILES_MAX_FILES_PER_BATCH),
+            on_changed: match config.get(keys::FILES_ON_CHANGED) {
+                OnDataLoss::Fail => OnChanged::Fail,
+                OnDataLoss::Warn => OnChanged::Warn,
+            },
+            on_malformed: config.get(keys::INPUT_ON_MALFORMED).into(),
+            max_record_bytes: config.get(keys::INPUT_MAX_RECORD_BYTES).as_len(),
+            ..Self::new(directory)
         }
     }
 
