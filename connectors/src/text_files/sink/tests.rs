@@ -255,7 +255,7 @@ async fn a_file_that_vanished_before_it_was_published_is_named() {
     fs::remove_file(output.out().join(staged.staged)).unwrap();
     let publisher = output.publisher();
     let failure = publisher
-        .publish(batch(query, 1), &[winner.clone()])
+        .publish(batch(query, 1), std::slice::from_ref(&winner))
         .await
         .unwrap_err();
     assert_eq!(failure.kind, FailureKind::DataLoss);
