@@ -65,7 +65,7 @@ pub trait SourceDriver: Send {
     /// What is wrong with the source (no broker, no topic, no folder) and the way out.
     async fn start(&mut self) -> Result<Value, Failure>;
 
-    /// Goes on from the log.
+    /// Goes on from the log. Called on a source that has planned already when the driver must read the logs again: it goes back to what they say.
     ///
     /// # Errors
     /// When what was logged can't be gone on with.
@@ -83,8 +83,9 @@ pub trait SourceDriver: Send {
     /// Logged, never fatal.
     async fn committed(&mut self, batch: BatchId, input: &PlannedInput) -> Result<(), Failure>;
 
-    /// Everything taken so far, compacted, for a source whose position is more than its newest entry (files seen). The driver puts it under
-    /// `sources/<i>/seen/<batch>` before it purges offsets entries.
+    /// Everything taken so far, compacted, for a source whose position is more than its newest entry (files seen). Asked right after a
+    /// [`plan`](Self::plan), so it covers that batch and none after it; once the batch is committed the driver puts it under `sources/<i>/seen/<batch>`, before it
+    /// purges offsets entries.
     fn seen(&self) -> Option<Value> {
         None
     }

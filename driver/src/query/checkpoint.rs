@@ -10,6 +10,9 @@
 //!
 //! Anything else can't come from Millstream: such a checkpoint is refused, and nothing in it is changed.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;

@@ -199,7 +199,7 @@ impl QueryCore {
                 source,
                 result,
             } if life == self.life => self.planned(now, batch, source, result),
-            Event::News(news) => self.news(now, news),
+            Event::News(news) => self.news(news),
             Event::Completed {
                 life,
                 batch,
@@ -229,7 +229,7 @@ impl QueryCore {
         }
     }
 
-    fn news(&mut self, now: Tick, news: QueryNews) -> Result<(), QueryError> {
+    fn news(&mut self, news: QueryNews) -> Result<(), QueryError> {
         match news {
             QueryNews::OutputReady {
                 batch,
@@ -242,7 +242,7 @@ impl QueryCore {
             QueryNews::BatchDone { batch, summary } => self.batch_done(batch, summary),
             QueryNews::BatchFailed { batch, failure } => self.batch_failed(batch, failure),
             QueryNews::NoExecutor { batch } => {
-                self.no_executor(now, batch);
+                self.no_executor(batch);
                 Ok(())
             }
         }

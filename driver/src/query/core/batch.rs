@@ -207,7 +207,7 @@ impl QueryCore {
         })
     }
 
-    pub(super) fn no_executor(&mut self, _now: Tick, batch: BatchId) {
+    pub(super) fn no_executor(&mut self, batch: BatchId) {
         if self.batch_is(batch, Step::Running) {
             self.waits_for_executor = true;
             self.actions.push(Action::Noted(Note::NoExecutor { batch }));

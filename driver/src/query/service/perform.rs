@@ -214,7 +214,7 @@ impl Running {
             }
             Action::WakeAt(at) => self.timer = Some(self.clock.until(at)),
             Action::Progress(progress) => {
-                tracing::info!(
+                tracing::debug!(
                     batch = %progress.batch,
                     rows = progress.input_rows(),
                     processing_ms = progress.processing_millis,

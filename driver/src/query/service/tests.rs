@@ -78,10 +78,15 @@ struct Memory {
     log: Arc<Mutex<Vec<String>>>,
     publishes: bool,
     panics: bool,
+    folder: Option<PathBuf>,
 }
 
 #[async_trait]
 impl OutputDriver for Memory {
+    async fn check(&self, _query: QueryId, _next: BatchId) -> Result<Vec<PathBuf>, Failure> {
+        Ok(self.folder.clone().into_iter().collect())
+    }
+
     async fn complete(
         &self,
         batch: BatchInfo,
@@ -114,6 +119,53 @@ impl OutputDriver for Memory {
     }
 }
 
+/// A store whose every third put arrives although it is said to have failed, and whose every fifth doesn't arrive.
+#[derive(Debug, Default)]
+struct Flaky {
+    inner: MemoryLogStore,
+    puts: AtomicU64,
+}
+
+#[async_trait]
+impl LogStore for Flaky {
+    async fn put_if_absent(
+        &self,
+        name: &str,
+        bytes: Bytes,
+    ) -> Result<log_store::PutOutcome, log_store::Error> {
+        let put = self.puts.fetch_add(1, Ordering::SeqCst);
+        let failed = || log_store::Error::Contended {
+            name: name.to_owned(),
+            location: "flaky".to_owned(),
+        };
+        // The first two are the probe's.
+        if put > 1 && put.is_multiple_of(5) {
+            return Err(failed());
+        }
+        let outcome = self.inner.put_if_absent(name, bytes).await?;
+        if put > 1 && put.is_multiple_of(3) {
+            return Err(failed());
+        }
+        Ok(outcome)
+    }
+
+    async fn get(&self, name: &str) -> Result<Option<Bytes>, log_store::Error> {
+        self.inner.get(name).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<String>, log_store::Error> {
+        self.inner.list(prefix).await
+    }
+
+    async fn delete(&self, name: &str) -> Result<(), log_store::Error> {
+        self.inner.delete(name).await
+    }
+
+    fn location(&self) -> String {
+        "flaky".to_owned()
+    }
+}
+
 struct NoBlocks;
 
 #[async_trait]
@@ -134,6 +186,7 @@ struct World {
     panics: bool,
     fails: bool,
     interval: u64,
+    folder: Option<PathBuf>,
 }
 
 impl World {
@@ -148,6 +201,7 @@ impl World {
             panics: false,
             fails: false,
             interval,
+            folder: None,
         }
     }
 
@@ -242,6 +296,7 @@ impl World {
                 log: Arc::clone(&self.log),
                 publishes: self.publishes,
                 panics: self.panics,
+                folder: self.folder.clone(),
             })],
             clock,
             scheduler,
@@ -466,4 +521,46 @@ async fn an_altered_checkpoint_is_refused_and_left_alone() {
     let handle = other.start(Arc::clone(&store), Arc::new(clock));
     within(handle.ready()).await.expect_err("refused");
     assert_eq!(store.list("").await.expect("list"), before);
+}
+
+#[tokio::test]
+async fn puts_of_unknown_outcome_are_read_back_and_tried_again() {
+    let mut world = World::new(0);
+    world.publishes = true;
+    let handle = world.start(Arc::new(Flaky::default()), Arc::new(SystemClock::new()));
+    within(handle.ready()).await.expect("ready");
+    for batch in 0..6 {
+        world.there.fetch_add(1, Ordering::SeqCst);
+        finished(&handle, batch).await;
+    }
+    handle.stop(true);
+    within(handle.await_termination()).await.expect("stopped");
+    let rows: Vec<String> = world
+        .log()
+        .into_iter()
+        .filter(|line| line.starts_with("complete"))
+        .collect();
+    assert_eq!(rows.len(), 6, "{rows:?}");
+    assert_eq!(rows[5], r#"complete 5 ["[5,6]"]"#);
+}
+
+#[tokio::test]
+async fn folders_that_executors_must_share_hold_a_nonce_until_the_query_stops() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut world = World::new(1_000);
+    world.folder = Some(folder.path().join("out"));
+    let clock = ManualClock::new(0);
+    let handle = world.start(Arc::new(MemoryLogStore::new()), Arc::new(clock));
+    let ready = within(handle.ready()).await.expect("ready");
+    let [file] = &ready.shared_files[..] else {
+        panic!("one file: {ready:?}");
+    };
+    assert_eq!(file.purpose, "output");
+    assert_eq!(
+        std::fs::read_to_string(&file.path).expect("read"),
+        file.nonce
+    );
+    handle.stop(false);
+    within(handle.await_termination()).await.expect("stopped");
+    assert!(!std::path::Path::new(&file.path).exists());
 }
