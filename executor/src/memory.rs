@@ -10,8 +10,8 @@ use millstream_common::failure::{Failure, FailureKind};
 /// Counts memory against `memory.budget`. It never allocates or frees; who holds bytes says so here.
 #[derive(Debug)]
 pub struct MemoryBudget {
-    limit: u64,
-    block_limit: u64,
+    limit: AtomicU64,
+    block_limit: AtomicU64,
     blocks: AtomicU64,
     fetches: AtomicU64,
     tasks: AtomicU64,
@@ -21,12 +21,27 @@ impl MemoryBudget {
     /// A budget of `limit` bytes, of which blocks may fill `block_limit` before they go to disk.
     pub fn new(limit: u64, block_limit: u64) -> Self {
         Self {
-            limit,
-            block_limit: block_limit.min(limit),
+            limit: AtomicU64::new(limit),
+            block_limit: AtomicU64::new(block_limit.min(limit)),
             blocks: AtomicU64::new(0),
             fetches: AtomicU64::new(0),
             tasks: AtomicU64::new(0),
         }
+    }
+
+    /// Sets other limits; what is held already stays until it is given back or spilled.
+    pub fn set_limits(&self, limit: u64, block_limit: u64) {
+        self.limit.store(limit, Ordering::Relaxed);
+        self.block_limit
+            .store(block_limit.min(limit), Ordering::Relaxed);
+    }
+
+    fn limit(&self) -> u64 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    fn block_limit(&self) -> u64 {
+        self.block_limit.load(Ordering::Relaxed)
     }
 
     /// Bytes in use.
@@ -43,17 +58,17 @@ impl MemoryBudget {
 
     /// Whether blocks should go to disk.
     pub(crate) fn blocks_are_over(&self) -> bool {
-        self.block_bytes() > self.block_limit || self.used() > self.limit
+        self.block_bytes() > self.block_limit() || self.used() > self.limit()
     }
 
     /// Whether a spill that has begun should go on: somewhat below the limits, so that not every append spills.
     pub(crate) fn blocks_are_high(&self) -> bool {
-        self.block_bytes() > self.block_limit / 8 * 7 || self.used() > self.limit
+        self.block_bytes() > self.block_limit() / 8 * 7 || self.used() > self.limit()
     }
 
     /// Whether fetches may run ahead of their readers.
     pub(crate) fn allows_read_ahead(&self) -> bool {
-        self.used() < self.limit
+        self.used() < self.limit()
     }
 
     pub(crate) fn add_blocks(&self, bytes: u64) {
@@ -78,12 +93,12 @@ impl MemoryBudget {
     /// `OutOfMemory` when the budget doesn't hold them.
     pub fn reserve_for_task(self: &Arc<Self>, bytes: u64) -> Result<Reservation, Failure> {
         let used = self.used();
-        if used.saturating_add(bytes) > self.limit {
+        if used.saturating_add(bytes) > self.limit() {
             return Err(Failure::new(
                 FailureKind::OutOfMemory,
                 format!(
                     "a task wants {bytes} bytes, {used} of the executor's {} are in use: raise memory.budget or lower memory.spill_threshold",
-                    self.limit
+                    self.limit()
                 ),
             ));
         }
@@ -127,6 +142,16 @@ mod tests {
         drop(held);
         assert_eq!(budget.used(), 0);
         assert!(budget.reserve_for_task(100).is_ok());
+    }
+
+    #[test]
+    fn limits_can_be_lowered_under_what_is_held() {
+        let budget = MemoryBudget::new(100, 50);
+        budget.add_blocks(40);
+        budget.set_limits(60, 30);
+        assert!(budget.blocks_are_over());
+        budget.remove_blocks(10);
+        assert!(!budget.blocks_are_over() && budget.allows_read_ahead());
     }
 
     #[test]

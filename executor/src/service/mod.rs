@@ -4,12 +4,15 @@
 //! - `backoff`: pauses between tries
 //! - `life`: what can end the executor
 //! - `node`: what lives as long as the process, over all registrations
+//! - `played`: a driver for tests
 //! - `registration`: registering, and what follows from the driver's answer
 //! - `session`: one session with the driver
 
 mod backoff;
 mod life;
 mod node;
+#[cfg(test)]
+mod played;
 mod registration;
 mod session;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc, thread, time::Duration};
 
 use millstream_common::{
-    config::keys,
+    config::{Config, keys},
     failure::Failure,
     ids::TaskId,
     protocol::{Heartbeat, TaskReport},
@@ -43,9 +43,8 @@ impl Node {
         metrics: Metrics,
     ) -> Result<Self, Failure> {
         let config = &options.config;
-        let limit = config.get(keys::MEMORY_BUDGET).bytes();
-        let fraction = config.get(keys::MEMORY_BLOCK_FRACTION);
-        let budget = Arc::new(MemoryBudget::new(limit, fraction_of(limit, fraction)));
+        let (limit, block_limit) = memory_limits(config);
+        let budget = Arc::new(MemoryBudget::new(limit, block_limit));
         let folder = Arc::new(SpillFolder::create(spill)?);
         let store = Arc::new(BlockStore::new(
             Arc::clone(&budget),
@@ -68,6 +67,12 @@ impl Node {
             metrics,
             runner: Mutex::new(Some(runner)),
         })
+    }
+
+    /// Takes what the driver's configuration says of the whole process.
+    pub(super) fn adopt(&self, config: &Config) {
+        let (limit, block_limit) = memory_limits(config);
+        self.budget.set_limits(limit, block_limit);
     }
 
     pub(super) fn submit(&self, job: Job) {
@@ -140,14 +145,17 @@ impl Node {
     }
 }
 
+/// The whole budget and the share of blocks, bytes.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     clippy::cast_precision_loss,
     reason = "a share of a budget needs no exact bytes"
 )]
-fn fraction_of(limit: u64, fraction: f64) -> u64 {
-    (limit as f64 * fraction) as u64
+fn memory_limits(config: &Config) -> (u64, u64) {
+    let limit = config.get(keys::MEMORY_BUDGET).bytes();
+    let fraction = config.get(keys::MEMORY_BLOCK_FRACTION);
+    (limit, (limit as f64 * fraction) as u64)
 }
 
 /// Resident memory of this process; 0 where the system doesn't tell.

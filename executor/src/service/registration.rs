@@ -85,6 +85,7 @@ impl Registration {
     ) -> Result<Self, Error> {
         let config = effective_config(&reply.application.configuration, &executor.options.config)
             .map_err(Error::Setup)?;
+        node.adopt(&config);
         let tuning = Tuning::of_config(&config);
         let factory = Arc::clone(&executor.programs);
         let application = reply.application;
