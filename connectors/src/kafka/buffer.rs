@@ -37,6 +37,23 @@ pub struct Chunk {
     pub entries: Vec<Entry>,
 }
 
+impl Chunk {
+    /// Bytes of memory, about.
+    fn size(&self) -> usize {
+        let headers: usize = self.entries.iter().map(|entry| entry.headers.len()).sum();
+        self.bytes.len()
+            + self.entries.len() * size_of::<Entry>()
+            + headers * size_of::<(Part, Option<Part>)>()
+    }
+}
+
+/// A chunk in a buffer, and what it was charged with when it came.
+#[derive(Debug)]
+struct Held {
+    chunk: Chunk,
+    charged: usize,
+}
+
 /// What the buffer has for a range right now.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Taken {
@@ -56,7 +73,7 @@ pub enum Taken {
 /// What was fetched of one partition.
 #[derive(Debug, Default)]
 pub struct PartitionBuffer {
-    chunks: VecDeque<Chunk>,
+    chunks: VecDeque<Held>,
     bytes: usize,
     /// Everything from here up to `position` is in `chunks`.
     start: i64,
@@ -83,7 +100,12 @@ impl PartitionBuffer {
         self.generation
     }
 
-    /// Bytes held.
+    /// Whether no record is here.
+    pub fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
+    /// Bytes held, those that describe the records included.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -99,15 +121,16 @@ impl PartitionBuffer {
             return false;
         }
         while let Some(front) = self.chunks.front_mut() {
-            let keep = front.entries.iter().position(|entry| entry.offset >= from);
+            let entries = &mut front.chunk.entries;
+            let keep = entries.iter().position(|entry| entry.offset >= from);
             match keep {
                 Some(0) => break,
                 Some(index) => {
-                    front.entries.drain(..index);
+                    entries.drain(..index);
                     break;
                 }
                 None => {
-                    self.bytes -= front.bytes.len();
+                    self.bytes -= front.charged;
                     self.chunks.pop_front();
                 }
             }
@@ -150,16 +173,19 @@ impl PartitionBuffer {
         );
         self.position = last.offset + 1;
         self.at_end = false;
-        self.bytes += chunk.bytes.len();
-        self.chunks.push_back(chunk);
+        let charged = chunk.size();
+        self.bytes += charged;
+        self.chunks.push_back(Held { chunk, charged });
         true
     }
 
-    /// The consumer's position moved over records that aren't given (transaction markers, compacted ones).
-    pub fn skip_to(&mut self, generation: u64, position: i64) {
-        if generation == self.generation {
-            self.position = self.position.max(position);
+    /// The consumer's position moved over records that aren't given (transaction markers, compacted ones). Tells whether that is new.
+    pub fn skip_to(&mut self, generation: u64, position: i64) -> bool {
+        if generation != self.generation || position <= self.position {
+            return false;
         }
+        self.position = position;
+        true
     }
 
     /// The broker said that it has no more.
@@ -183,34 +209,34 @@ impl PartitionBuffer {
             }
             return Taken::Wait;
         };
-        let within = front
-            .entries
-            .iter()
-            .take_while(|entry| entry.offset < until)
-            .count();
+        let entries = &front.chunk.entries;
+        let is_past = |entry: &Entry| entry.offset >= until;
+        let within = match entries.last() {
+            Some(last) if is_past(last) => entries.partition_point(|entry| !is_past(entry)),
+            _ => entries.len(),
+        };
         if within == 0 {
             self.start = self.start.max(until);
             return Taken::End;
         }
-        if within == front.entries.len() {
-            let Some(chunk) = self.chunks.pop_front() else {
+        if within < entries.len() {
+            let Some(front) = self.chunks.front_mut() else {
                 return Taken::Wait;
             };
-            self.bytes -= chunk.bytes.len();
-            self.start = chunk
-                .entries
-                .last()
-                .map_or(self.start, |last| last.offset + 1);
-            return Taken::Chunk(chunk);
+            let rest = front.chunk.entries.split_off(within);
+            let entries = std::mem::replace(&mut front.chunk.entries, rest);
+            let bytes = front.chunk.bytes.clone();
+            self.start = until;
+            return Taken::Chunk(Chunk { bytes, entries });
         }
-        let Some(front) = self.chunks.front_mut() else {
+        let Some(held) = self.chunks.pop_front() else {
             return Taken::Wait;
         };
-        let rest = front.entries.split_off(within);
-        let entries = std::mem::replace(&mut front.entries, rest);
-        let bytes = front.bytes.clone();
-        self.start = until;
-        Taken::Chunk(Chunk { bytes, entries })
+        self.bytes -= held.charged;
+        if let Some(last) = held.chunk.entries.last() {
+            self.start = last.offset + 1;
+        }
+        Taken::Chunk(held.chunk)
     }
 }
 

@@ -79,6 +79,8 @@ pub struct KafkaDriver {
     ends: Offsets,
     committed: Offsets,
     partitions_seen_at: Option<Tick>,
+    /// Partitions that the last look didn't find; the next one that doesn't either means it.
+    missing: BTreeSet<Place>,
 }
 
 impl KafkaDriver {
@@ -105,6 +107,7 @@ impl KafkaDriver {
             ends: Offsets::new(),
             committed: Offsets::new(),
             partitions_seen_at: None,
+            missing: BTreeSet::new(),
         })
     }
 
@@ -134,6 +137,10 @@ impl KafkaDriver {
                     }
                 }
             };
+            // Nothing is fetched; this empties the queue of the client's own reports.
+            while let Some(Err(error)) = consumer.poll(Duration::ZERO) {
+                tracing::debug!(%error, "Kafka client reports");
+            }
             question(&consumer, settings.plan_timeout)
         });
         asking.await.map_err(|error| {
@@ -145,14 +152,19 @@ impl KafkaDriver {
         })?
     }
 
-    async fn find_partitions(&self) -> Result<BTreeSet<Place>, Failure> {
+    /// The partitions to read that are there. With `all`, a topic that isn't there is an error.
+    async fn find_partitions(&self, all: bool) -> Result<BTreeSet<Place>, Failure> {
         let settings = Arc::clone(&self.settings);
         let pattern = self.pattern.clone();
         self.ask(move |consumer, timeout| match &settings.subscription {
             Subscription::Topics(topics) => {
                 let mut places = BTreeSet::new();
                 for topic in topics {
-                    places.extend(partitions_of(consumer, topic, &settings.brokers, timeout)?);
+                    let found = partitions_of(consumer, topic, &settings.brokers, timeout)?;
+                    if found.is_empty() && all {
+                        return Err(unknown_topic(topic, &settings.brokers));
+                    }
+                    places.extend(found);
                 }
                 Ok(places)
             }
@@ -160,7 +172,11 @@ impl KafkaDriver {
                 let topics: BTreeSet<&String> = places.iter().map(|(topic, _)| topic).collect();
                 let mut there = BTreeSet::new();
                 for topic in topics {
-                    there.extend(partitions_of(consumer, topic, &settings.brokers, timeout)?);
+                    let found = partitions_of(consumer, topic, &settings.brokers, timeout)?;
+                    if found.is_empty() {
+                        return Err(unknown_topic(topic, &settings.brokers));
+                    }
+                    there.extend(found);
                 }
                 if let Some((topic, partition)) =
                     places.iter().find(|place| !there.contains(*place))
@@ -213,8 +229,9 @@ impl KafkaDriver {
         if fresh || matches!(self.settings.subscription, Subscription::Assign(_)) {
             return Ok(());
         }
-        let found = self.find_partitions().await?;
+        let found = self.find_partitions(false).await?;
         self.partitions_seen_at = Some(now);
+        self.check_missing(&found)?;
         let new: Vec<Place> = found
             .into_iter()
             .filter(|place| !self.positions.contains_key(place))
@@ -225,6 +242,35 @@ impl KafkaDriver {
         tracing::info!(partitions = ?new, "new Kafka partitions");
         let oldest = self.offsets_at(new, Offset::Beginning).await?;
         self.positions.extend(oldest);
+        Ok(())
+    }
+
+    /// Partitions that were read and are there no more. Metadata may lag behind, so two looks must agree.
+    fn check_missing(&mut self, found: &BTreeSet<Place>) -> Result<(), Failure> {
+        let missing: BTreeSet<Place> = self
+            .positions
+            .keys()
+            .filter(|place| !found.contains(*place))
+            .cloned()
+            .collect();
+        let gone: Vec<Place> = missing.intersection(&self.missing).cloned().collect();
+        self.missing = missing;
+        for place in gone {
+            let (topic, partition) = &place;
+            let failure = Failure::new(
+                FailureKind::DataLoss,
+                format!(
+                    "{topic}/{partition} was read up to offset {} and is not there any more; the topic was deleted; set kafka.on_data_loss=warn to go on without it",
+                    self.positions.get(&place).copied().unwrap_or_default()
+                ),
+            );
+            if self.settings.on_data_loss == OnDataLoss::Fail {
+                return Err(failure);
+            }
+            tracing::warn!(%failure, "input is lost; going on with what is there");
+            self.positions.remove(&place);
+            self.missing.remove(&place);
+        }
         Ok(())
     }
 
@@ -271,7 +317,7 @@ impl KafkaDriver {
 #[async_trait]
 impl SourceDriver for KafkaDriver {
     async fn start(&mut self) -> Result<Value, Failure> {
-        let places: Vec<Place> = self.find_partitions().await?.into_iter().collect();
+        let places: Vec<Place> = self.find_partitions(true).await?.into_iter().collect();
         self.partitions_seen_at = Some(self.clock.now());
         let oldest = self.offsets_at(places.clone(), Offset::Beginning).await?;
         let next = self.offsets_at(places, Offset::End).await?;
@@ -389,15 +435,14 @@ fn partitions_of(
                 .collect()
         })
         .unwrap_or_default();
-    if partitions.is_empty() {
-        let message = format!(
-            "topic {topic} is not there (brokers {brokers}); make it, for example with: kafka-topics.sh --bootstrap-server {brokers} --create --topic {topic} --partitions 4"
-        );
-        return Err(user(
-            Failure::new(FailureKind::Io, message).with_code("kafka.unknown_topic"),
-        ));
-    }
     Ok(partitions)
+}
+
+fn unknown_topic(topic: &str, brokers: &str) -> Failure {
+    let message = format!(
+        "topic {topic} is not there (brokers {brokers}); make it, for example with: kafka-topics.sh --bootstrap-server {brokers} --create --topic {topic} --partitions 4"
+    );
+    user(Failure::new(FailureKind::Io, message).with_code("kafka.unknown_topic"))
 }
 
 /// One request for all partitions: a lookup by time whose "time" is the protocol's word for the newest or oldest offset.
@@ -422,10 +467,11 @@ fn offsets_at(
         .map_err(|error| no_broker(brokers, timeout, &error))?;
     let mut offsets = Offsets::new();
     for element in answered.elements() {
-        element
-            .error()
-            .map_err(|error| no_broker(brokers, timeout, &error))?;
         let place = (element.topic().to_owned(), element.partition());
+        element.error().map_err(|error| {
+            let message = format!("the broker gave no offset for {}/{}", place.0, place.1);
+            Failure::caused_by(FailureKind::Io, message, &error).with_code("kafka.no_offset")
+        })?;
         match element.offset() {
             Offset::Offset(offset) => {
                 offsets.insert(place, offset);
@@ -441,6 +487,11 @@ fn offsets_at(
     }
     Ok(offsets)
 }
+
+/// As in Spark's starting offsets.
+const NEXT: i64 = -1;
+/// As in Spark's starting offsets.
+const OLDEST: i64 = -2;
 
 fn explicit(
     given: &BTreeMap<String, BTreeMap<i32, i64>>,
@@ -458,6 +509,11 @@ fn explicit(
                 return Err(user(
                     Failure::new(FailureKind::Io, message).with_code("kafka.starting_offsets"),
                 ));
+            };
+            let offset = match *offset {
+                OLDEST => oldest,
+                NEXT => next,
+                _ => offset,
             };
             if offset < oldest || offset > next {
                 let message = format!(

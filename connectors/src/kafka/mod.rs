@@ -3,7 +3,9 @@
 //! Layout:
 //! - `buffer`: what was fetched of a partition and not yet read, without IO
 //! - `driver`: the driver half: partitions, end offsets, ranges, group commits
-//! - `fetcher`: one consumer and its thread
+//! - `fetcher`: one consumer and what it read ahead, as tasks see it
+//! - `pending`: records on their way into a chunk
+//! - `polling`: a fetcher's thread
 //! - `ranges`: which offset ranges a batch takes
 //! - `record`: a record as a row
 //! - `source`: the executor half: reads ranges
@@ -11,6 +13,8 @@
 mod buffer;
 mod driver;
 mod fetcher;
+mod pending;
+mod polling;
 mod ranges;
 mod record;
 mod source;
@@ -49,7 +53,7 @@ pub enum StartingOffsets {
     /// What arrives from the start on.
     #[default]
     Latest,
-    /// By topic and partition; those not named begin at the latest.
+    /// By topic and partition, -2 being the oldest and -1 the next to come; those not named begin at the latest.
     Explicit(BTreeMap<String, BTreeMap<i32, i64>>),
 }
 
@@ -118,11 +122,17 @@ impl Settings {
         let mut config = ClientConfig::new();
         config
             .set("isolation.level", "read_committed")
+            .set("client.id", "millstream")
             .set("fetch.queue.backoff.ms", "10")
+            // A new position waits for the fetch under way, which an idle topic keeps for this long.
+            .set("fetch.wait.max.ms", "100")
+            .set("fetch.error.backoff.ms", "100")
+            .set("socket.nagle.disable", "true")
             .set("fetch.message.max.bytes", "2097152")
             .set("queued.min.messages", "100000")
             .set("queued.max.messages.kbytes", "16384")
-            .set("reconnect.backoff.max.ms", "1000");
+            .set("reconnect.backoff.max.ms", "1000")
+            .set("topic.metadata.refresh.fast.interval.ms", "100");
         for (name, value) in &self.properties {
             config.set(name, value);
         }

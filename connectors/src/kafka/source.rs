@@ -21,7 +21,7 @@ use serde_json::Value;
 use super::{
     OnDataLoss, Settings,
     buffer::{Chunk, Entry, Part},
-    fetcher::{Fetcher, FetcherOptions, Opened, Step},
+    fetcher::{Fetcher, FetcherOptions, Opened, Step, Ticket},
     record::{Header, Record},
 };
 use crate::{
@@ -111,7 +111,8 @@ impl SplitSource<Vec<Record>> for KafkaSplits {
         })?;
         malformed::begin(self.settings.on_malformed);
         let fetcher = self.fetcher(&range.topic)?;
-        let count = match fetcher.open(range.partition, range.from, range.until) {
+        let (opened, ticket) = fetcher.open(range.partition, range.from, range.until);
+        let count = match opened {
             Opened::Buffered => &self.read_ahead.buffered,
             Opened::Partly => &self.read_ahead.partly,
             Opened::Repositioned => &self.read_ahead.repositioned,
@@ -122,6 +123,7 @@ impl SplitSource<Vec<Record>> for KafkaSplits {
             topic: Text::from(range.topic.as_str()),
             range,
             fetcher,
+            ticket,
             settings: Arc::clone(&self.settings),
             clock: Arc::clone(&self.clock),
             deadline,
@@ -146,6 +148,7 @@ struct RangeReader {
     topic: Text,
     range: OffsetRange,
     fetcher: Arc<Fetcher>,
+    ticket: Ticket,
     settings: Arc<Settings>,
     clock: Arc<dyn Clock>,
     deadline: Tick,
@@ -161,22 +164,39 @@ impl SplitReader<Vec<Record>> for RangeReader {
     ) -> Result<More, Failure> {
         task.counts.malformed += malformed::take_count();
         task.cancel.check()?;
-        match self.fetcher.step(self.range.partition, self.range.until) {
+        let range = &self.range;
+        match self.fetcher.step(range.partition, self.ticket, range.until) {
             Step::Chunk(fetched) => {
                 self.deadline = self.clock.now().after(task.input_deadline);
-                self.end_confirmed = false;
                 self.deliver(&fetched, chunk, task)?;
                 Ok(More::Yes)
             }
             Step::End => Ok(More::No),
-            Step::Dry { .. } if self.end_confirmed => Ok(More::No),
+            Step::Dry { .. } if self.end_confirmed => {
+                self.fetcher
+                    .conclude(range.partition, self.ticket, range.until);
+                Ok(More::No)
+            }
             Step::Dry { position } => self.look_into_end(position),
             Step::OutOfRange { position } => self.look_into_loss(position),
             Step::Timeout => {
                 self.check_deadline()?;
                 Ok(More::Yes)
             }
+            Step::Superseded => Err(Failure::new(
+                FailureKind::Superseded,
+                format!(
+                    "offsets {} to {} of {}/{}: another task of this executor reads the partition now",
+                    range.from, range.until, range.topic, range.partition
+                ),
+            )),
         }
+    }
+}
+
+impl Drop for RangeReader {
+    fn drop(&mut self) {
+        self.fetcher.finish(self.range.partition, self.ticket);
     }
 }
 
@@ -187,7 +207,7 @@ impl RangeReader {
         let (_, next) = self.fetcher.ask_offsets(self.range.partition)?;
         self.end_confirmed = next >= self.range.until;
         tracing::debug!(topic = %self.topic, partition = self.range.partition, position, next, "fetching again to see the range's end");
-        self.fetcher.refetch(self.range.partition);
+        self.fetcher.refetch(self.range.partition, self.ticket);
         Ok(More::Yes)
     }
 
@@ -196,7 +216,7 @@ impl RangeReader {
         let partition = self.range.partition;
         let (oldest, next) = self.fetcher.ask_offsets(partition)?;
         if position >= oldest && position <= next {
-            self.fetcher.skip_to(partition, position);
+            self.fetcher.skip_to(partition, self.ticket, position);
             return Ok(More::Yes);
         }
         let failure = data_loss(&self.range, position, oldest, next);
@@ -207,7 +227,7 @@ impl RangeReader {
         if oldest >= self.range.until || oldest < position {
             return Ok(More::No);
         }
-        self.fetcher.skip_to(partition, oldest);
+        self.fetcher.skip_to(partition, self.ticket, oldest);
         Ok(More::Yes)
     }
 
