@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use millstream_common::protocol::Application;
+use millstream_common::{
+    config::{Config, Spec},
+    protocol::Application,
+    time::{Clock, SystemClock},
+};
 use millstream_common::{
     failure::{Failure, FailureKind},
     protocol::TaskInput,
@@ -14,6 +18,7 @@ use millstream_dataflow::{
     rows::{Opener, Rows, opener},
     task::Task,
 };
+use millstream_driver::query::error::Stopped;
 use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -22,6 +27,7 @@ use crate::{
     compile::{CompileOptions, CompiledJob, compile},
     error::Error,
     graph::{Graph, Keeping, Node, NodeId, Shape, SourceFactory, erase},
+    run::{Builder, Prepared, RunError, Running, State},
     stream::DStream,
 };
 
@@ -43,22 +49,157 @@ pub struct StreamingContext {
 struct Inner {
     side: Side,
     application: Application,
+    config: Config,
+    clock: Arc<dyn Clock>,
     graph: Arc<Mutex<Graph>>,
     recorded: Mutex<BTreeMap<String, Value>>,
+    run: Mutex<Run>,
+}
+
+enum Run {
+    /// A graph alone: on executors, and where somebody else runs it.
+    Graph,
+    Prepared(Box<Prepared>),
+    Running(Arc<Running>),
 }
 
 impl StreamingContext {
-    /// A context without streams. Its partition count is the application's, between 1 and 4,096.
+    /// How to run an application from a program's own `main`.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// A context without streams. Its partition count is the application's, between 1 and 4,096. Keys of its configuration that this release
+    /// doesn't know count as unset.
     pub fn new(application: Application, side: Side) -> Self {
+        let mut config = Config::builder();
+        for (key, value) in &application.configuration {
+            if Spec::find(key).is_some() {
+                config = config.conf(key.as_str(), value);
+            }
+        }
+        let config = config.build().unwrap_or_default();
+        Self::with(
+            application,
+            side,
+            config,
+            Arc::new(SystemClock::new()),
+            Run::Graph,
+        )
+    }
+
+    pub(crate) fn with_run(
+        application: Application,
+        side: Side,
+        config: Config,
+        prepared: Prepared,
+    ) -> Self {
+        let clock = prepared.clock();
+        Self::with(
+            application,
+            side,
+            config,
+            clock,
+            Run::Prepared(Box::new(prepared)),
+        )
+    }
+
+    fn with(
+        application: Application,
+        side: Side,
+        config: Config,
+        clock: Arc<dyn Clock>,
+        run: Run,
+    ) -> Self {
         let recorded = application.recorded.clone();
+        let graph = Graph {
+            config: config.clone(),
+            ..Graph::default()
+        };
         Self {
             inner: Arc::new(Inner {
                 side,
                 application,
-                graph: Arc::default(),
+                config,
+                clock,
+                graph: Arc::new(Mutex::new(graph)),
                 recorded: Mutex::new(recorded),
+                run: Mutex::new(run),
             }),
         }
+    }
+
+    /// Starts what was declared; nothing can be added afterwards.
+    ///
+    /// # Errors
+    /// When the graph is wrong, or the driver can't be started.
+    pub fn start(&self) -> Result<Arc<Running>, RunError> {
+        let mut run = self.inner.run.lock();
+        let prepared = match std::mem::replace(&mut *run, Run::Graph) {
+            Run::Prepared(prepared) => prepared,
+            other => {
+                *run = other;
+                return Err(RunError::State(
+                    "a context is started once, and only one that the builder made",
+                ));
+            }
+        };
+        let job = self.compile(&prepared.compile_options())?;
+        let running = Arc::new(prepared.start(self.recorded(), job)?);
+        *run = Run::Running(Arc::clone(&running));
+        Ok(running)
+    }
+
+    fn running(&self) -> Result<Arc<Running>, RunError> {
+        match &*self.inner.run.lock() {
+            Run::Running(running) => Ok(Arc::clone(running)),
+            Run::Graph | Run::Prepared(_) => Err(RunError::State("the context was not started")),
+        }
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// Why it ended, unless it was stopped.
+    pub fn await_termination(&self) -> Result<Stopped, RunError> {
+        self.running()?.await_termination()
+    }
+
+    /// Waits at most this long; `None` when it goes on.
+    ///
+    /// # Errors
+    /// Why it ended, unless it was stopped.
+    pub fn await_termination_or_timeout(
+        &self,
+        timeout: Duration,
+    ) -> Result<Option<Stopped>, RunError> {
+        self.running()?.await_termination_or_timeout(timeout)
+    }
+
+    /// Stops: gracefully after what is queued is committed, at most for `stop.timeout`; else at once. Doesn't wait for the end.
+    ///
+    /// # Errors
+    /// When it isn't running.
+    pub fn stop(&self, graceful: bool) -> Result<(), RunError> {
+        self.running()?.stop(graceful)
+    }
+
+    /// Where the application is.
+    pub fn state(&self) -> State {
+        match &*self.inner.run.lock() {
+            Run::Running(running) => running.query().state(),
+            Run::Graph | Run::Prepared(_) => State::Initialized,
+        }
+    }
+
+    /// The configuration, typed.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// The clock, for connectors.
+    pub fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.inner.clock)
     }
 
     /// The application's name.

@@ -3,7 +3,7 @@
 
 use std::{any::Any, sync::Arc};
 
-use millstream_common::routing::PartitionCount;
+use millstream_common::{config::Config, failure::Failure, routing::PartitionCount};
 use millstream_connectors::source::SourceDriver;
 use millstream_dataflow::{
     combine::Data,
@@ -79,7 +79,7 @@ pub(crate) type ReadFn = Box<dyn Fn(&Build) -> Erased + Send + Sync>;
 pub(crate) type UnionFn =
     Box<dyn Fn(&Build, Vec<(u32, Erased)>) -> Result<Erased, Error> + Send + Sync>;
 /// Makes a source's driver half.
-pub type SourceFactory = Arc<dyn Fn() -> Box<dyn SourceDriver> + Send + Sync>;
+pub type SourceFactory = Arc<dyn Fn() -> Result<Box<dyn SourceDriver>, Failure> + Send + Sync>;
 /// Makes an output's driver half; it is given the output's stable id.
 pub(crate) type OutputFactory =
     Box<dyn Fn(&str, &CompileOptions) -> Arc<dyn OutputDriver> + Send + Sync>;
@@ -148,6 +148,8 @@ pub(crate) struct Node {
 /// All that was declared, in the order of declaration.
 #[derive(Default)]
 pub(crate) struct Graph {
+    /// For connectors' settings.
+    pub config: Config,
     pub nodes: Vec<Node>,
     /// What was wrong with declarations whose methods can't return errors; the first is reported.
     pub problems: Vec<Error>,

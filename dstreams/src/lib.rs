@@ -7,9 +7,14 @@
 //! - [`context`]: where sources are declared
 //! - [`display`]: values as Python and Scala print them
 //! - [`error`]: what can be wrong with a graph
+//! - [`files`]: text files as streams, and streams as text files
 //! - `graph`: nodes with their row types erased
+//! - [`kafka`]: Kafka topics as streams
 //! - `keyed`: operators on streams of pairs
+//! - [`master`]: where tasks run
 //! - [`outputs`]: printing, callbacks, sinks
+//! - [`run`]: running an application
+//! - [`socket`]: lines from a TCP server
 //! - [`stream`]: streams and their operators
 
 pub mod batch;
@@ -17,9 +22,14 @@ pub mod compile;
 pub mod context;
 pub mod display;
 pub mod error;
+pub mod files;
 mod graph;
+pub mod kafka;
 mod keyed;
+pub mod master;
 pub mod outputs;
+pub mod run;
+pub mod socket;
 pub mod stream;
 #[cfg(test)]
 mod testing;
@@ -31,9 +41,11 @@ pub use compile::{CompileOptions, CompiledJob};
 pub use context::{Side, StreamingContext};
 pub use error::{Error, Outcome};
 pub use graph::SourceFactory;
+pub use master::Master;
 pub use millstream_dataflow::{
     combine::{Data, Key},
     partitions::{BoxIterator, Partition},
 };
 pub use outputs::{Console, Output, PartitionInfo};
+pub use run::{RunError, Running};
 pub use stream::DStream;

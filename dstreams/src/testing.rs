@@ -124,7 +124,7 @@ pub(crate) fn given_in_chunks<T: Data + Clone>(
     ssc.source(
         "given",
         json!({}),
-        Arc::new(|| Box::new(GivenDriver)),
+        Arc::new(|| Ok(Box::new(GivenDriver))),
         Arc::new(source),
     )
 }

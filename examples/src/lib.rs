@@ -1,1 +1,1 @@
-//! millstream-examples
+//! Runnable Millstream programs; see the Cargo example targets.

@@ -5,6 +5,7 @@
 //!
 //! # Layout
 //!
+//! - [`cluster`]: an application as real processes: driver, executors, failpoints, HTTP.
 //! - [`error`]: what can go wrong in the harness itself.
 //! - [`installed`]: where the parts that `setup.sh` installs are.
 //! - [`kafka`]: a Kafka broker's whole life, and a client that fills and reads topics.
@@ -12,6 +13,7 @@
 //! - [`proxy`]: a TCP proxy that cuts or stalls the connections through it.
 //! - [`wait`]: deadlines, and waiting for a condition of the outside world.
 
+pub mod cluster;
 pub mod error;
 pub mod installed;
 pub mod kafka;

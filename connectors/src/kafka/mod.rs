@@ -4,6 +4,7 @@
 //! - `buffer`: what was fetched of a partition and not yet read, without IO
 //! - `driver`: the driver half: partitions, end offsets, ranges, group commits
 //! - `fetcher`: one consumer and what it read ahead, as tasks see it
+//! - `offsets`: starting offsets
 //! - `pending`: records on their way into a chunk
 //! - `polling`: a fetcher's thread
 //! - `ranges`: which offset ranges a batch takes
@@ -13,6 +14,7 @@
 mod buffer;
 mod driver;
 mod fetcher;
+mod offsets;
 mod pending;
 mod polling;
 mod ranges;
@@ -27,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     driver::KafkaDriver,
+    offsets::{OffsetsError, StartingOffsets},
     record::{Header, Record},
     source::{KafkaSplits, OffsetRange, ReadAhead},
 };
@@ -42,19 +45,6 @@ pub enum Subscription {
     Pattern(String),
     /// Just these.
     Assign(Vec<(String, i32)>),
-}
-
-/// Where a query begins when it starts for the first time. Partitions found later begin at their earliest offset.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "snake_case")]
-pub enum StartingOffsets {
-    /// The oldest that the broker has.
-    Earliest,
-    /// What arrives from the start on.
-    #[default]
-    Latest,
-    /// By topic and partition, -2 being the oldest and -1 the next to come; those not named begin at the latest.
-    Explicit(BTreeMap<String, BTreeMap<i32, i64>>),
 }
 
 /// What to do when records that should be read are no longer there.

@@ -99,6 +99,10 @@ impl OutputDriver for SinkHalf {
         self.0.check(query, next).await
     }
 
+    fn publishes(&self) -> bool {
+        self.0.publishes()
+    }
+
     async fn publish(&self, batch: BatchInfo, winners: &[SinkCommit]) -> Result<(), Failure> {
         self.0.publish(batch.into(), winners).await
     }

@@ -20,9 +20,11 @@ mod tests;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use millstream_common::{
     config::{Address, keys},
     failure::{Failure, FailureKind, Fault, Retry},
+    ids::BlockId,
     protocol::Application,
     telemetry::metrics::Metrics,
     time::{Clock, SystemClock},
@@ -31,7 +33,7 @@ use millstream_dataflow::program::Programs;
 use tokio::{sync::watch, task};
 use tokio_util::sync::CancellationToken;
 
-use crate::{options::Options, server, transport::DriverLink};
+use crate::{blocks::BlockStore, options::Options, server, transport::DriverLink};
 use backoff::Backoff;
 use life::Life;
 use node::Node;
@@ -107,10 +109,11 @@ pub struct Addresses {
 }
 
 /// Steers a running executor. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Handle {
     leave: CancellationToken,
     addresses: watch::Receiver<Option<Addresses>>,
+    blocks: watch::Receiver<Option<Arc<BlockStore>>>,
 }
 
 impl Handle {
@@ -125,6 +128,13 @@ impl Handle {
         let addresses = self.addresses.wait_for(Option::is_some).await;
         addresses.ok().and_then(|addresses| addresses.clone())
     }
+
+    /// The frames of a block that it holds, for a driver in the same process; may read from disk. `None` where it doesn't hold it whole.
+    pub fn block(&self, block: BlockId) -> Option<Vec<Bytes>> {
+        let store = self.blocks.borrow().clone()?;
+        let frames = store.frames(block)?;
+        frames.iter().map(|frame| frame.read().ok()).collect()
+    }
 }
 
 /// An executor, ready to run.
@@ -137,6 +147,7 @@ pub struct Executor {
     metrics: Metrics,
     leave: CancellationToken,
     addresses: watch::Sender<Option<Addresses>>,
+    blocks: watch::Sender<Option<Arc<BlockStore>>>,
 }
 
 impl Executor {
@@ -156,6 +167,7 @@ impl Executor {
             metrics: Metrics::of_executor(),
             leave: CancellationToken::new(),
             addresses: watch::Sender::new(None),
+            blocks: watch::Sender::new(None),
         }
     }
 
@@ -178,6 +190,7 @@ impl Executor {
         Handle {
             leave: self.leave.clone(),
             addresses: self.addresses.subscribe(),
+            blocks: self.blocks.subscribe(),
         }
     }
 
@@ -189,6 +202,7 @@ impl Executor {
     pub async fn run(self, shutdown: CancellationToken) -> Result<ExitReason, Error> {
         let life = Life::new(shutdown, self.leave.clone(), Arc::clone(&self.clock));
         let node = self.start_node().await?;
+        self.blocks.send_replace(Some(Arc::clone(&node.store)));
         let servers = CancellationToken::new();
         let _ends_them_on_errors = servers.clone().drop_guard();
         let addresses = self.start_servers(&node, &servers).await?;

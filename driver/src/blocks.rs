@@ -1,0 +1,152 @@
+//! Kept blocks read on the driver, for outputs that compute there.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use millstream_common::{
+    failure::{Failure, FailureKind},
+    ids::BlockId,
+    protocol::BlockLocation,
+};
+use millstream_proto::{
+    auth::{PresentSecret, Secret},
+    limits, pb,
+};
+use tonic::{service::interceptor::InterceptedService, transport::Endpoint};
+
+/// Fetches a whole block from the executor that has it.
+#[async_trait]
+pub trait FetchBlock: Send + Sync {
+    /// The block's frames in order; at most `max_bytes` of them.
+    ///
+    /// # Errors
+    /// `FetchFailed` when the executor doesn't give it; `OutOfMemory` past `max_bytes`.
+    async fn fetch(&self, location: &BlockLocation, max_bytes: u64) -> Result<Vec<Bytes>, Failure>;
+}
+
+/// Fetches over the network.
+pub struct GrpcFetch {
+    secret: Option<Secret>,
+    max_message: usize,
+    timeout: Duration,
+}
+
+impl GrpcFetch {
+    /// `timeout` is how long a fetch may go without receiving anything.
+    pub fn new(secret: Option<Secret>, max_message: usize, timeout: Duration) -> Self {
+        Self {
+            secret,
+            max_message,
+            timeout,
+        }
+    }
+
+    async fn try_fetch(
+        &self,
+        location: &BlockLocation,
+        max_bytes: u64,
+    ) -> Result<Vec<Bytes>, Attempt> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", location.address))
+            .map_err(Attempt::failed)?
+            .connect_timeout(self.timeout)
+            .tcp_nodelay(true);
+        let channel = endpoint.connect().await.map_err(Attempt::failed)?;
+        let guarded = InterceptedService::new(channel, PresentSecret::new(self.secret.as_ref()));
+        let mut client = pb::executor_client::ExecutorClient::new(guarded)
+            .max_decoding_message_size(self.max_message + limits::FETCH_REPLY_OVERHEAD);
+        let request = pb::FetchRequest {
+            blocks: vec![block_of(location).into()],
+        };
+        let mut replies = client
+            .fetch(request)
+            .await
+            .map_err(Attempt::failed)?
+            .into_inner();
+        let mut frames = Vec::new();
+        let mut bytes = 0;
+        loop {
+            let received = tokio::time::timeout(self.timeout, replies.message())
+                .await
+                .map_err(Attempt::failed)?;
+            let Some(reply) = received.map_err(Attempt::failed)? else {
+                return Err(Attempt::Failed(
+                    "the stream ended within the block".to_owned(),
+                ));
+            };
+            match reply.what {
+                Some(pb::fetch_reply::What::Frame(frame)) => {
+                    bytes += frame.len() as u64;
+                    if bytes > max_bytes {
+                        return Err(Attempt::TooLarge);
+                    }
+                    frames.push(frame);
+                }
+                Some(pb::fetch_reply::What::End(_)) => return Ok(frames),
+                Some(pb::fetch_reply::What::Missing(_)) | None => {
+                    return Err(Attempt::Failed("the executor doesn't have it".to_owned()));
+                }
+            }
+        }
+    }
+}
+
+enum Attempt {
+    TooLarge,
+    Failed(String),
+}
+
+impl Attempt {
+    fn failed(error: impl std::fmt::Display) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+#[async_trait]
+impl FetchBlock for GrpcFetch {
+    async fn fetch(&self, location: &BlockLocation, max_bytes: u64) -> Result<Vec<Bytes>, Failure> {
+        match self.try_fetch(location, max_bytes).await {
+            Ok(frames) => Ok(frames),
+            Err(Attempt::TooLarge) => Err(too_large(max_bytes)),
+            Err(Attempt::Failed(reason)) => Err(fetch_failed(location, &reason)),
+        }
+    }
+}
+
+/// The block at a location.
+pub fn block_of(location: &BlockLocation) -> BlockId {
+    BlockId {
+        task: location.task,
+        exchange: location.exchange,
+        partition: location.partition,
+    }
+}
+
+/// What an output may bring to the driver is limited.
+pub fn too_large(max_bytes: u64) -> Failure {
+    Failure::new(
+        FailureKind::OutOfMemory,
+        format!("an output brought more than {max_bytes} bytes to the driver; take fewer rows, save them from the executors, or raise collect.max_bytes"),
+    )
+    .with_code("output.too_large")
+    .with_retry(millstream_common::failure::Retry::Never)
+}
+
+/// The block could not be had.
+pub fn fetch_failed(location: &BlockLocation, reason: &str) -> Failure {
+    let block = block_of(location);
+    let message = format!(
+        "{block} could not be fetched from executor {} at {}: {reason}",
+        location.executor, location.address
+    );
+    Failure::new(
+        FailureKind::FetchFailed {
+            block,
+            executor: location.executor,
+        },
+        message,
+    )
+}
+
+/// A shared fetcher.
+pub type Fetcher = Arc<dyn FetchBlock>;

@@ -1,0 +1,102 @@
+//! What the driver serves over HTTP: Prometheus metrics and the REST API, read-only.
+//!
+//! `GET /metrics`, `/healthz`, `/api/v1/application`, `/api/v1/batches`, `/api/v1/stages`, `/api/v1/executors`.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use millstream_common::telemetry::metrics::{CONTENT_TYPE, Metrics};
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::ClusterHandle;
+
+/// What the REST API shows of a running application; each call gives JSON.
+pub trait ApplicationView: Send + Sync {
+    /// Name, id, start time, configuration, queries with their plans.
+    fn application(&self) -> Value;
+    /// Recent batches, newest first.
+    fn batches(&self) -> Value;
+    /// Stages of the plan with what they came to in the newest batch.
+    fn stages(&self) -> Value;
+}
+
+/// The server, bound.
+pub struct HttpServer {
+    listener: TcpListener,
+    router: Router,
+}
+
+struct Shared {
+    metrics: Metrics,
+    cluster: ClusterHandle,
+    view: Arc<dyn ApplicationView>,
+}
+
+impl HttpServer {
+    /// Serves on a bound listener.
+    pub fn new(
+        listener: TcpListener,
+        metrics: Metrics,
+        cluster: ClusterHandle,
+        view: Arc<dyn ApplicationView>,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            metrics,
+            cluster,
+            view,
+        });
+        let router = Router::new()
+            .route("/metrics", get(encode_metrics))
+            .route("/healthz", get(|| async { "ok\n" }))
+            .route("/api/v1/application", get(|State(shared): State<Arc<Shared>>| async move { Json(shared.view.application()) }))
+            .route("/api/v1/batches", get(|State(shared): State<Arc<Shared>>| async move { Json(shared.view.batches()) }))
+            .route("/api/v1/stages", get(|State(shared): State<Arc<Shared>>| async move { Json(shared.view.stages()) }))
+            .route("/api/v1/executors", get(executors))
+            .with_state(shared);
+        Self { listener, router }
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// When the socket doesn't say.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until `shutdown`.
+    ///
+    /// # Errors
+    /// When the server breaks off.
+    pub async fn run(self, shutdown: CancellationToken) -> io::Result<()> {
+        // Not gracefully: a client that keeps its connection open must not hold up the stop.
+        let serving = async { axum::serve(self.listener, self.router).await };
+        tokio::select! {
+            served = serving => served,
+            () = shutdown.cancelled() => Ok(()),
+        }
+    }
+}
+
+async fn encode_metrics(State(shared): State<Arc<Shared>>) -> Response {
+    (
+        [(header::CONTENT_TYPE, CONTENT_TYPE)],
+        shared.metrics.encode(),
+    )
+        .into_response()
+}
+
+async fn executors(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.cluster.executors().await {
+        Ok(views) => Json(views).into_response(),
+        Err(ended) => (StatusCode::SERVICE_UNAVAILABLE, ended.to_string()).into_response(),
+    }
+}

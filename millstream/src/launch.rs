@@ -1,0 +1,438 @@
+//! Runs a job function in the role that the command line gives: driver or executor.
+
+use std::{
+    ffi::OsString,
+    io::{BufRead, Read},
+    path::Path,
+    process::ExitCode,
+    sync::{Arc, mpsc},
+};
+
+use clap::{Args, FromArgMatches};
+use millstream_common::{
+    config::{Config, keys},
+    failure::{Failure, FailureKind, Retry},
+    protocol::Application,
+    telemetry::logging,
+    time::{Clock, SystemClock},
+};
+use millstream_dstreams::{CompileOptions, Master, Running, Side, StreamingContext};
+use millstream_executor::{
+    Executor, ExitReason, Options, ProgramsFactory, host_name, transport::GrpcLink,
+};
+use parking_lot::Mutex;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Error, Result,
+    build_id::BuildId,
+    children::Children,
+    cli::{self, ExecutorArgs, LaunchArgs, ORDERS_TIMEOUT, Orders, Role},
+    progress,
+    signals::Signals,
+};
+
+const EXIT_UNCOMMITTED: u8 = 4;
+
+type Job<A> = dyn Fn(&StreamingContext, A) -> Result<()> + Send + Sync;
+type BeforeStart<A> = dyn FnOnce(&mut A, &mut Settings) -> Result<()>;
+type OnReady<A> = dyn FnOnce(&A, &Ready);
+
+/// What may be changed before an application starts.
+#[derive(Debug)]
+pub struct Settings {
+    master: Master,
+    master_given: bool,
+}
+
+impl Settings {
+    /// Where tasks run when the command line doesn't say.
+    pub fn default_master(&mut self, master: Master) {
+        if !self.master_given {
+            self.master = master;
+        }
+    }
+}
+
+/// Where a driver that serves can be reached.
+#[derive(Clone, Debug, Serialize)]
+pub struct Ready {
+    /// Where executors come to, `host:port`; none on `local`.
+    pub driver: Option<String>,
+    /// Where metrics and REST are, `host:port`.
+    pub http: Option<String>,
+    /// The driver's process id.
+    pub process_id: u32,
+    /// Process ids of the executors that it started.
+    pub executors: Vec<u32>,
+}
+
+/// Runs `job` as the command line says, and gives the process's exit code. The job function is called on the driver and on every executor; given the
+/// same arguments it must build the same graph.
+pub fn launch<A, J>(job: J) -> ExitCode
+where
+    A: Args + FromArgMatches + Serialize + DeserializeOwned + 'static,
+    J: Fn(&StreamingContext, A) -> Result<()> + Send + Sync + 'static,
+{
+    launcher(job).run()
+}
+
+/// The same with hooks.
+pub fn launcher<A, J>(job: J) -> Launcher<A>
+where
+    A: Args + FromArgMatches + Serialize + DeserializeOwned + 'static,
+    J: Fn(&StreamingContext, A) -> Result<()> + Send + Sync + 'static,
+{
+    Launcher {
+        job: Arc::new(job),
+        before_start: None,
+        on_ready: None,
+    }
+}
+
+/// A job function with hooks; see [`launcher`].
+pub struct Launcher<A> {
+    job: Arc<Job<A>>,
+    before_start: Option<Box<BeforeStart<A>>>,
+    on_ready: Option<Box<OnReady<A>>>,
+}
+
+impl<A> Launcher<A>
+where
+    A: Args + FromArgMatches + Serialize + DeserializeOwned + 'static,
+{
+    /// Called on the driver alone, before the graph is built: it may complete the arguments, which executors then get as they are.
+    #[must_use]
+    pub fn before_start(
+        mut self,
+        hook: impl FnOnce(&mut A, &mut Settings) -> Result<()> + 'static,
+    ) -> Self {
+        self.before_start = Some(Box::new(hook));
+        self
+    }
+
+    /// Called on the driver alone, once it serves.
+    #[must_use]
+    pub fn on_ready(mut self, hook: impl FnOnce(&A, &Ready) + 'static) -> Self {
+        self.on_ready = Some(Box::new(hook));
+        self
+    }
+
+    /// Runs with this process's command line.
+    pub fn run(self) -> ExitCode {
+        self.run_with(std::env::args_os())
+    }
+
+    /// Runs with another command line; the first argument is the program's name.
+    pub fn run_with(self, arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+        let mut command = match cli::command::<A>() {
+            Ok(command) => command,
+            Err(error) => return fail(&error),
+        };
+        match cli::parse::<A>(&mut command, arguments.into_iter().collect()) {
+            Ok(Role::Driver(flags, own)) => self.drive(&flags, own),
+            Ok(Role::Executor(flags)) => self.execute(&flags),
+            Err(error) => {
+                // A closed terminal can't show help.
+                let _ = error.print();
+                ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+            }
+        }
+    }
+
+    fn drive(self, flags: &LaunchArgs, arguments: A) -> ExitCode {
+        match self.try_drive(flags, arguments) {
+            Ok(code) => code,
+            Err(error) => fail(&error),
+        }
+    }
+
+    fn try_drive(self, flags: &LaunchArgs, mut arguments: A) -> Result<ExitCode> {
+        let build_id = BuildId::begin()?;
+        let config = flags.config()?;
+        start_logging(&config)?;
+        let mut settings = Settings {
+            master: flags.master.unwrap_or_else(Master::all_cores),
+            master_given: flags.master.is_some(),
+        };
+        if let Some(hook) = self.before_start {
+            hook(&mut arguments, &mut settings)?;
+        }
+        let config = with_secret(config, settings.master)?;
+        let sent = serde_json::to_value(&arguments).map_err(Error::other)?;
+        let ssc = StreamingContext::builder()
+            .name(&cli::program_name())
+            .master(settings.master)
+            .config(&config)
+            .arguments(sent.clone())
+            .build_id(Box::new(move || build_id.wait()))
+            .build()?;
+        let own: A = serde_json::from_value(sent).map_err(Error::other)?;
+        (self.job)(&ssc, own)?;
+        let running = ssc.start()?;
+        let children = start_children(&running, settings.master, &config)?;
+        watch_signals(&running)?;
+        if progress::is_shown(config.get(keys::PROGRESS_SHOW)) {
+            running.runtime()?.spawn(progress::show(
+                running.query().clone(),
+                running.cluster().clone(),
+            ));
+        }
+        let ready = Ready {
+            driver: running.address().map(|address| address.to_string()),
+            http: running.http().map(|address| address.to_string()),
+            process_id: std::process::id(),
+            executors: children
+                .as_ref()
+                .map(|children| children.ids().lock().clone())
+                .unwrap_or_default(),
+        };
+        tracing::info!(driver = ready.driver, http = ready.http, master = %settings.master, "the driver serves");
+        if let Some(path) = &flags.ready_file {
+            write_ready(path, &ready)?;
+        }
+        if let Some(hook) = self.on_ready {
+            hook(&arguments, &ready);
+        }
+        let outcome = running.await_termination();
+        if let Some(children) = children {
+            let (stopped, done) = mpsc::sync_channel(1);
+            running.runtime()?.spawn(async move {
+                children.stop().await;
+                let _ = stopped.send(());
+            });
+            // Broken off only with the runtime.
+            let _ = done.recv();
+        }
+        let stopped = outcome?;
+        match stopped.unfinished {
+            Some(batch) => {
+                tracing::error!(%batch, "stopped with a batch uncommitted; the next start runs it again");
+                Ok(ExitCode::from(EXIT_UNCOMMITTED))
+            }
+            None => Ok(ExitCode::SUCCESS),
+        }
+    }
+
+    fn execute(self, flags: &ExecutorArgs) -> ExitCode {
+        match self.try_execute(flags) {
+            Ok(code) => code,
+            Err(error) => fail(&error),
+        }
+    }
+
+    fn try_execute(self, flags: &ExecutorArgs) -> Result<ExitCode> {
+        let build_id = Mutex::new(Some(BuildId::begin()?));
+        let mut config = flags.config()?;
+        let mut drivers = flags.driver.clone();
+        let mut orphaned = None;
+        if flags.child {
+            let orders;
+            (orders, orphaned) = take_orders()?;
+            config = orders.configuration(&config)?;
+            drivers = vec![orders.driver];
+        }
+        start_logging(&config)?;
+        let options = Options::of_config(config.clone())?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let link = GrpcLink::new(
+            &drivers,
+            options.secret.as_ref(),
+            config.get(keys::RPC_CONNECT_TIMEOUT),
+            config.get(keys::RPC_MAX_MESSAGE).as_len(),
+            clock,
+        )
+        .map_err(|error| Error::usage(error.to_string()))?;
+        let job = Arc::clone(&self.job);
+        let programs: ProgramsFactory = Arc::new(move |application: &Application| {
+            let ssc = StreamingContext::new(application.clone(), Side::Executor);
+            let arguments: A = ssc.arguments()?;
+            job(&ssc, arguments).map_err(|error| job_failed(&error))?;
+            Ok(ssc.compile(&CompileOptions::default())?.programs)
+        });
+        let take_build_id: millstream_executor::BuildId = Arc::new(move || {
+            let Some(build_id) = build_id.lock().take() else {
+                return Err(Failure::new(
+                    FailureKind::Internal,
+                    "the build id is taken once",
+                ));
+            };
+            build_id.wait().map_err(|error| {
+                Failure::caused_by(FailureKind::Io, "could not read this executable", &error)
+            })
+        });
+        let executor = Executor::new(options, programs, take_build_id, Arc::new(link));
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("io")
+            .enable_all()
+            .build()?;
+        let reason = runtime.block_on(run_executor(executor, orphaned))?;
+        runtime.shutdown_background();
+        tracing::debug!(?reason, "executor exits");
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+async fn run_executor(
+    executor: Executor,
+    orphaned: Option<tokio::sync::oneshot::Receiver<()>>,
+) -> Result<ExitReason> {
+    let handle = executor.handle();
+    let shutdown = CancellationToken::new();
+    let mut signals = Signals::new()?;
+    let stop = shutdown.clone();
+    tokio::spawn(async move {
+        signals.next().await;
+        handle.leave();
+        signals.next().await;
+        stop.cancel();
+    });
+    if let Some(orphaned) = orphaned {
+        let stop = shutdown.clone();
+        tokio::spawn(async move {
+            // Either way the driver is gone.
+            let _ = orphaned.await;
+            tracing::info!("the driver is gone; this executor exits");
+            stop.cancel();
+        });
+    }
+    Ok(executor.run(shutdown).await?)
+}
+
+fn job_failed(error: &Error) -> Failure {
+    Failure::new(
+        FailureKind::UserCode,
+        format!("the job function failed on this executor: {error}"),
+    )
+    .with_code("job.failed")
+    .with_retry(Retry::Never)
+}
+
+fn start_logging(config: &Config) -> Result<()> {
+    match logging::init(config.get(keys::LOG_FORMAT)) {
+        Ok(()) => Ok(()),
+        Err(error) => Err(Error::usage(error.to_string())),
+    }
+}
+
+/// Executors of `local-cluster` get a secret of their own where none is set.
+fn with_secret(config: Config, master: Master) -> Result<Config> {
+    if !matches!(master, Master::LocalCluster { .. }) {
+        return Ok(config);
+    }
+    let mut builder = config.to_builder();
+    if config.get(keys::AUTH_SECRET).is_none() {
+        let secret = uuid::Uuid::new_v4().simple().to_string();
+        builder = builder.conf(keys::AUTH_SECRET.name(), secret);
+    }
+    if !config.is_set(keys::DRIVER_LISTEN) {
+        builder = builder.conf(keys::DRIVER_LISTEN.name(), "127.0.0.1:0");
+    }
+    Ok(builder.build()?)
+}
+
+fn start_children(running: &Running, master: Master, config: &Config) -> Result<Option<Children>> {
+    let Master::LocalCluster { executors, cores } = master else {
+        return Ok(None);
+    };
+    let Some(address) = running.address() else {
+        return Err(Error::usage("the driver has no address for its executors"));
+    };
+    let orders = Orders {
+        driver: address.to_string(),
+        cores,
+        secret: config
+            .get(keys::AUTH_SECRET)
+            .map(|secret| secret.expose().to_owned()),
+        config: serde_json::to_value(config).map_err(Error::other)?,
+    };
+    let _inside = running.runtime()?.enter();
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let children = Children::start(
+        executors,
+        &orders,
+        running.cluster().clone(),
+        clock,
+        host_name(),
+        config.get(keys::STOP_TIMEOUT),
+    )?;
+    Ok(Some(children))
+}
+
+impl Orders {
+    /// What an executor of `local-cluster` runs with: its own settings, and its driver's.
+    fn configuration(&self, own: &Config) -> Result<Config> {
+        let driver: Config = serde_json::from_value(self.config.clone()).map_err(Error::other)?;
+        let mut builder = driver
+            .for_executor(own)
+            .to_builder()
+            .set(keys::EXECUTOR_CORES, Some(self.cores));
+        if let Some(secret) = &self.secret {
+            builder = builder.conf(keys::AUTH_SECRET.name(), secret);
+        }
+        Ok(builder.build()?)
+    }
+}
+
+/// Reads the orders, then watches for the input's end, which means that the driver is gone.
+fn take_orders() -> Result<(Orders, Option<tokio::sync::oneshot::Receiver<()>>)> {
+    let (first, line) = mpsc::sync_channel(1);
+    let (gone, orphaned) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("orders".to_owned())
+        .spawn(move || {
+            let mut input = std::io::stdin().lock();
+            let mut text = String::new();
+            let read = input.read_line(&mut text);
+            let _ = first.send(read.map(|_| text));
+            // Nothing more comes; only the end matters.
+            let _ = std::io::copy(&mut input.by_ref(), &mut std::io::sink());
+            let _ = gone.send(());
+        })?;
+    let text = line
+        .recv_timeout(ORDERS_TIMEOUT)
+        .map_err(|_| Error::usage("no orders came on standard input"))??;
+    let orders = serde_json::from_str(&text).map_err(|_| {
+        Error::usage("--child is for executors that a driver of local-cluster starts")
+    })?;
+    Ok((orders, Some(orphaned)))
+}
+
+/// The first signal stops in an orderly way, the second at once.
+fn watch_signals(running: &Arc<Running>) -> Result<()> {
+    let runtime = running.runtime()?;
+    let mut signals = {
+        let _inside = runtime.enter();
+        Signals::new()?
+    };
+    let stopping = Arc::downgrade(running);
+    runtime.spawn(async move {
+        for graceful in [true, false] {
+            signals.next().await;
+            tracing::info!(graceful, "stopping");
+            if let Some(running) = stopping.upgrade()
+                && let Err(error) = running.stop(graceful)
+            {
+                tracing::debug!(%error, "already over");
+            }
+        }
+    });
+    Ok(())
+}
+
+fn write_ready(path: &Path, ready: &Ready) -> Result<()> {
+    let mut line = serde_json::to_vec(ready).map_err(Error::other)?;
+    line.push(b'\n');
+    let unfinished = path.with_extension("tmp");
+    std::fs::write(&unfinished, line)?;
+    std::fs::rename(&unfinished, path)?;
+    Ok(())
+}
+
+fn fail(error: &Error) -> ExitCode {
+    tracing::error!(code = error.code(), "{error}");
+    eprintln!("error: {error}");
+    ExitCode::from(error.exit_code())
+}
