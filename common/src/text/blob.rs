@@ -82,6 +82,25 @@ impl From<Vec<u8>> for Blob {
     }
 }
 
+impl From<&str> for Blob {
+    fn from(text: &str) -> Self {
+        Self::from(text.as_bytes())
+    }
+}
+
+impl From<String> for Blob {
+    fn from(text: String) -> Self {
+        Self::from_vec(text.into_bytes())
+    }
+}
+
+/// Without copying more than what lies inline.
+impl From<Text> for Blob {
+    fn from(text: Text) -> Self {
+        Self(text.0.into_bytes())
+    }
+}
+
 impl fmt::Debug for Blob {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "b\"{}\"", self.as_slice().escape_ascii())

@@ -9,6 +9,7 @@
 //! - `polling`: a fetcher's thread
 //! - `ranges`: which offset ranges a batch takes
 //! - `record`: a record as a row
+//! - [`sink`]: writes rows to topics, exactly once
 //! - `source`: the executor half: reads ranges
 
 mod buffer;
@@ -19,6 +20,7 @@ mod pending;
 mod polling;
 mod ranges;
 mod record;
+pub mod sink;
 mod source;
 
 use std::{collections::BTreeMap, time::Duration};
