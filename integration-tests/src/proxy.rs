@@ -2,10 +2,14 @@
 //!
 //! One thread serves one proxy. It may touch nothing but its sockets.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustix::net::sockopt::set_socket_linger;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -31,11 +35,50 @@ struct State {
     cuts: u64,
 }
 
+/// When a [`TcpProxy`] stalls at bytes that it waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// They stay with the proxy until it is healed.
+    Before,
+    /// They are passed on; what is answered stays with the proxy.
+    After,
+}
+
+type Wanted = Box<dyn Fn(&[u8]) -> bool + Send + Sync>;
+
+/// What the connections share beside the state.
+#[derive(Default)]
+struct Watch {
+    trigger: Mutex<Option<(Moment, Wanted)>>,
+    accepted: AtomicU64,
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Watch")
+            .field("accepted", &self.accepted)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Watch {
+    /// Whether these are the bytes waited for, and when to stall; once.
+    fn matches(&self, bytes: &[u8]) -> Option<Moment> {
+        let mut trigger = self.trigger.lock();
+        if !trigger.as_ref().is_some_and(|(_, wanted)| wanted(bytes)) {
+            return None;
+        }
+        trigger.take().map(|(moment, _)| moment)
+    }
+}
+
 /// A TCP proxy in front of one address. It begins open, and closes when it is dropped.
 #[derive(Debug)]
 pub struct TcpProxy {
     address: SocketAddr,
     state: watch::Sender<State>,
+    watch: Arc<Watch>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -59,13 +102,19 @@ impl TcpProxy {
             mode: Mode::Open,
             cuts: 0,
         });
+        let watch = Arc::new(Watch::default());
+        let shared = Shared {
+            state: state.clone(),
+            watch: Arc::clone(&watch),
+        };
         let thread = thread::Builder::new()
             .name("tcp-proxy".to_owned())
-            .spawn(move || runtime.block_on(serve(listener, upstream, observer)))
+            .spawn(move || runtime.block_on(serve(listener, upstream, observer, shared)))
             .map_err(Error::io("start the thread of a proxy"))?;
         Ok(Self {
             address,
             state,
+            watch,
             thread: Some(thread),
         })
     }
@@ -89,6 +138,17 @@ impl TcpProxy {
         self.state.send_modify(|state| state.mode = Mode::Stalled);
     }
 
+    /// Stalls, once, when a client sends a piece of bytes that is `wanted`. A piece is what arrives at once: a small message that
+    /// its sender waits for the answer of, as a rule.
+    pub fn stall_at(&self, moment: Moment, wanted: impl Fn(&[u8]) -> bool + Send + Sync + 'static) {
+        *self.watch.trigger.lock() = Some((moment, Box::new(wanted)));
+    }
+
+    /// How many connections were made to it.
+    pub fn accepted(&self) -> u64 {
+        self.watch.accepted.load(Ordering::Acquire)
+    }
+
     /// Lets stalled connections go on, and new ones through. Connections that were cut stay cut.
     pub fn heal(&self) {
         self.state.send_modify(|state| state.mode = Mode::Open);
@@ -105,10 +165,23 @@ impl Drop for TcpProxy {
     }
 }
 
+#[derive(Clone)]
+struct Shared {
+    state: watch::Sender<State>,
+    watch: Arc<Watch>,
+}
+
+impl Shared {
+    fn stall(&self) {
+        self.state.send_modify(|state| state.mode = Mode::Stalled);
+    }
+}
+
 async fn serve(
     listener: std::net::TcpListener,
     upstream: SocketAddr,
     mut state: watch::Receiver<State>,
+    shared: Shared,
 ) {
     let Ok(listener) = TcpListener::from_std(listener) else {
         return;
@@ -120,7 +193,8 @@ async fn serve(
         };
         // An error here is of one connection that was gone before it was accepted.
         if let Ok((client, _)) = accepted {
-            tokio::spawn(connection(client, upstream, state.clone()));
+            shared.watch.accepted.fetch_add(1, Ordering::Release);
+            tokio::spawn(connection(client, upstream, state.clone(), shared.clone()));
         }
     }
 }
@@ -129,6 +203,7 @@ async fn connection(
     mut client: TcpStream,
     upstream: SocketAddr,
     mut state: watch::Receiver<State>,
+    shared: Shared,
 ) {
     set_linger(&client, Some(Duration::ZERO));
     let cuts = {
@@ -150,8 +225,8 @@ async fn connection(
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
         let (up, down) = tokio::join!(
-            pump(from_client, to_server, state.clone()),
-            pump(from_server, to_client, state.clone()),
+            pump(from_client, to_server, state.clone(), Some(&shared)),
+            pump(from_server, to_client, state.clone(), None),
         );
         if up == End::Orderly && down == End::Orderly {
             set_linger(&client, None);
@@ -175,6 +250,7 @@ async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut state: watch::Receiver<State>,
+    watched: Option<&Shared>,
 ) -> End {
     let mut buffer = vec![0; BUFFER];
     loop {
@@ -182,8 +258,18 @@ async fn pump(
         let Ok(read) = from.read(&mut buffer).await else {
             return End::Broken;
         };
+        let stall = watched.and_then(|shared| {
+            let moment = shared.watch.matches(&buffer[..read])?;
+            Some((shared, moment))
+        });
+        if let Some((shared, Moment::Before)) = stall {
+            shared.stall();
+        }
         // The stall may have begun while this waited for the bytes.
         until_open(&mut state).await;
+        if let Some((shared, Moment::After)) = stall {
+            shared.stall();
+        }
         let passed_on = if read == 0 {
             to.shutdown().await
         } else {

@@ -9,4 +9,5 @@
 
 mod architecture;
 mod harness;
+mod kafka_sink;
 mod kafka_source;
