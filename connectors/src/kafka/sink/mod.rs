@@ -124,10 +124,10 @@ impl Settings {
 
     fn producer(&self, names: &Names) -> ClientConfig {
         let mut config = self.client();
-        for (name, default) in [("queue.buffering.max.kbytes", "65536"), ("linger.ms", "5")] {
-            if !self.properties.contains_key(name) {
-                config.set(name, default);
-            }
+        // The client's own default is a gigabyte.
+        let buffer = "queue.buffering.max.kbytes";
+        if !self.properties.contains_key(buffer) {
+            config.set(buffer, "65536");
         }
         config
             .set("transactional.id", &names.transactional_id)

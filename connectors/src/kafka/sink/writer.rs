@@ -299,9 +299,10 @@ impl Writer {
     ) -> Result<SinkCommit, Failure> {
         let note = Note::new(computed, &self.shared.settings.build_id, &self.id);
         let next = self.id.batch.0.saturating_add(1);
+        // The marker's round trip goes on beside the last rows' way to the broker.
         let ready = session
-            .flush(cancel)
-            .and_then(|()| session.mark(next, &note, cancel))
+            .mark(next, &note, cancel)
+            .and_then(|()| session.flush(cancel))
             .and_then(|()| session.commit());
         match ready {
             Ok(Committed::Yes) => {
