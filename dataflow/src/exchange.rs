@@ -70,13 +70,19 @@ impl<T: Data> Exit<T> for RoundRobin {
 }
 
 /// Each row goes to the partition of its key, as it is.
-pub struct HashRows(pub PartitionCount);
+pub struct HashRows {
+    /// How many partitions there are.
+    pub partitions: PartitionCount,
+    /// Who is named where a key can't be one.
+    pub operator: OperatorIndex,
+}
 
 impl<K: Key, V: Data> Exit<(K, V)> for HashRows {
     fn run(&self, mut rows: BoxRows<'_, (K, V)>, task: &Task<'_>) -> Result<TaskOutput, Failure> {
-        let mut writer = ExchangeWriter::new(task, 0, self.0.get());
-        let mut router = Router::new(self.0);
+        let mut writer = ExchangeWriter::new(task, 0, self.partitions.get());
+        let mut router = Router::new(self.partitions);
         for_each_chunk(&mut *rows, task, |chunk| {
+            self.operator.enter();
             for row in chunk {
                 let partition = router
                     .partition_of(&row.0)

@@ -35,3 +35,6 @@ pub mod runs;
 pub mod stage;
 pub mod task;
 pub mod write;
+
+#[cfg(test)]
+mod testing;

@@ -16,7 +16,7 @@ use crate::program::{BlockFrames, CancelToken, TaskServices};
 /// Blocks in memory, spill files in a temporary folder.
 pub struct MemoryServices {
     blocks: Mutex<HashMap<BlockId, Vec<Bytes>>>,
-    folders: Mutex<Vec<TempDir>>,
+    folders: Mutex<HashMap<TaskId, TempDir>>,
     spill_threshold: u64,
     compress: bool,
 }
@@ -83,7 +83,11 @@ impl TaskServices for MemoryServices {
         })
     }
 
-    fn spill_folder(&self, _task: TaskId) -> Result<PathBuf, Failure> {
+    fn spill_folder(&self, task: TaskId) -> Result<PathBuf, Failure> {
+        let mut folders = self.folders.lock();
+        if let Some(folder) = folders.get(&task) {
+            return Ok(folder.path().to_owned());
+        }
         let folder = TempDir::new().map_err(|error| {
             Failure::caused_by(
                 FailureKind::Io,
@@ -92,7 +96,7 @@ impl TaskServices for MemoryServices {
             )
         })?;
         let path = folder.path().to_owned();
-        self.folders.lock().push(folder);
+        folders.insert(task, folder);
         Ok(path)
     }
 

@@ -203,3 +203,150 @@ pub fn read<T: Data>(list: usize, texts: Texts) -> Opener<T> {
         }))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use millstream_common::{
+        failure::FailureKind, protocol::BlockMeta, routing::PartitionCount, text::Text,
+    };
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        exchange::{Gather, Keep, RoundRobin},
+        memory::MemoryServices,
+        rows::{BoxRows, VecRows},
+        stage::Exit,
+        testing::{all, location, reading, task},
+    };
+
+    fn rows(count: usize) -> Vec<(Text, u64)> {
+        let text = |i: usize| Text::from(format!("row {i} {}", "and more of it ".repeat(i % 5)));
+        (0..count).map(|i| (text(i), i as u64)).collect()
+    }
+
+    fn write(
+        services: &MemoryServices,
+        partition: u32,
+        exit: impl Exit<(Text, u64)>,
+        rows: Vec<(Text, u64)>,
+    ) -> Vec<BlockLocation> {
+        let map = task(services, partition);
+        let rows: BoxRows<'_, _> = Box::new(VecRows::new(rows));
+        let metas: Vec<BlockMeta> = exit.run(rows, &map).unwrap().exchanges.remove(0);
+        (0..)
+            .zip(metas)
+            .map(|(partition, meta)| location(&map, partition, meta))
+            .collect()
+    }
+
+    fn read_all(
+        services: &MemoryServices,
+        blocks: Vec<BlockLocation>,
+        texts: Texts,
+    ) -> Vec<(Text, u64)> {
+        let task = reading(services, blocks);
+        let open = read::<(Text, u64)>(0, texts);
+        all(open(&task).unwrap(), &task)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(8))]
+
+        #[test]
+        fn what_is_written_is_read(count in 0usize..30_000, compress in any::<bool>()) {
+            let services = MemoryServices::new(u64::MAX);
+            let services = if compress { services } else { services.uncompressed() };
+            let blocks = write(&services, 0, Gather, rows(count));
+            prop_assert_eq!(blocks[0].meta.rows, count as u64);
+            prop_assert_eq!(read_all(&services, blocks.clone(), Texts::Shared), rows(count));
+            prop_assert_eq!(read_all(&services, blocks, Texts::Owned), rows(count));
+        }
+    }
+
+    #[test]
+    fn the_checksum_is_of_the_rows_alone() {
+        let plain = MemoryServices::new(u64::MAX).uncompressed();
+        let compressing = MemoryServices::new(u64::MAX);
+        let one = write(&plain, 0, Gather, rows(20_000))[0].meta;
+        let other = write(&compressing, 0, Gather, rows(20_000))[0].meta;
+        assert_eq!(one.checksum, other.checksum);
+        assert!(other.bytes < one.bytes / 2);
+        assert_ne!(
+            write(&plain, 1, Gather, rows(19_999))[0].meta.checksum,
+            one.checksum
+        );
+    }
+
+    #[test]
+    fn a_kept_block_has_the_number_of_its_task() {
+        let services = MemoryServices::new(u64::MAX);
+        let mut blocks = write(&services, 5, Keep, rows(10));
+        assert_eq!(blocks.len(), 1);
+        blocks[0].partition = 5;
+        assert_eq!(read_all(&services, blocks, Texts::Shared), rows(10));
+    }
+
+    #[test]
+    fn frames_are_small_where_partitions_are_many() {
+        let services = MemoryServices::new(u64::MAX).uncompressed();
+        let spread = RoundRobin(PartitionCount::new(4096).unwrap());
+        let wide = |i: u64| (Text::from("x".repeat(1000)), i);
+        let blocks = write(&services, 0, spread, (0..40_960).map(wide).collect());
+        assert_eq!(blocks[0].meta.rows, 10);
+        let frames = services.frames(BlockId {
+            task: blocks[0].task,
+            exchange: 0,
+            partition: 0,
+        });
+        assert!(frames.len() > 1);
+    }
+
+    #[test]
+    fn a_damaged_block_is_a_failed_fetch() {
+        let services = MemoryServices::new(u64::MAX);
+        let blocks = write(&services, 0, Gather, rows(100));
+        let id = BlockId {
+            task: blocks[0].task,
+            exchange: 0,
+            partition: 0,
+        };
+        services.change(id, |frames| {
+            let mut bytes = frames[0].to_vec();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            frames[0] = Bytes::from(bytes);
+        });
+        let task = reading(&services, blocks.clone());
+        let mut rows = read::<(Text, u64)>(0, Texts::Shared)(&task).unwrap();
+        let failure = rows.next(&mut Vec::new()).unwrap_err();
+        let FailureKind::FetchFailed { block, executor } = failure.kind else {
+            panic!("{failure}")
+        };
+        assert_eq!((block, executor), (id, blocks[0].executor));
+        assert!(failure.message.contains("damaged"), "{failure}");
+    }
+
+    #[test]
+    fn rows_of_another_type_are_told() {
+        let services = MemoryServices::new(u64::MAX);
+        let blocks = write(&services, 0, Gather, rows(100));
+        let task = reading(&services, blocks);
+        let mut rows = read::<u8>(0, Texts::Shared)(&task).unwrap();
+        let failure = rows.next(&mut Vec::new()).unwrap_err();
+        assert_eq!(failure.code, "task.codec");
+    }
+
+    #[test]
+    fn a_cancelled_task_stops() {
+        let services = MemoryServices::new(u64::MAX);
+        let blocks = write(&services, 0, Gather, rows(100));
+        let task = reading(&services, blocks);
+        task.cancel().cancel();
+        let mut rows = read::<(Text, u64)>(0, Texts::Shared)(&task).unwrap();
+        assert_eq!(
+            rows.next(&mut Vec::new()).unwrap_err().kind,
+            FailureKind::Cancelled
+        );
+    }
+}

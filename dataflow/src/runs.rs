@@ -236,3 +236,59 @@ impl Merge {
         &self.key
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{memory::MemoryServices, testing::task};
+
+    type Record = (u32, Vec<u8>, Vec<u8>);
+
+    proptest! {
+        #[test]
+        fn merges_in_order_and_keeps_the_order_of_runs(runs in proptest::collection::vec(proptest::collection::vec((0u32..3, proptest::collection::vec(0u8..3, 0..3)), 0..20), 0..6)) {
+            let services = MemoryServices::new(0);
+            let task = task(&services, 0);
+            let mut expected: Vec<Record> = Vec::new();
+            let mut written = Vec::new();
+            for (number, mut keys) in runs.into_iter().enumerate() {
+                keys.sort();
+                let mut writer = RunWriter::create(&task).unwrap();
+                for (at, (partition, key)) in keys.into_iter().enumerate() {
+                    let row = vec![number as u8, at as u8];
+                    writer.push(partition, &key, &row).unwrap();
+                    expected.push((partition, key, row));
+                }
+                written.push(writer.finish(&task).unwrap());
+            }
+            expected.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+            let mut merge = Merge::new(written).unwrap();
+            let mut got: Vec<Record> = Vec::new();
+            loop {
+                let mut rows = Vec::new();
+                let Some(partition) = merge.next_key(|row| { rows.push(row.to_vec()); Ok(()) }).unwrap() else { break };
+                prop_assert!(got.last().is_none_or(|last| (last.0, last.1.as_slice()) < (partition, merge.key())));
+                got.extend(rows.into_iter().map(|row| (partition, merge.key().to_vec(), row)));
+            }
+            prop_assert_eq!(got, expected);
+        }
+    }
+
+    #[test]
+    fn a_cut_run_is_a_failure() {
+        let services = MemoryServices::new(0);
+        let task = task(&services, 0);
+        let mut writer = RunWriter::create(&task).unwrap();
+        writer.push(1, b"key", b"row").unwrap();
+        let run = writer.finish(&task).unwrap();
+        let path = run.path.clone();
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(16).unwrap();
+        let failure = Merge::new(vec![run]).err().unwrap();
+        assert_eq!(failure.kind, FailureKind::Io);
+        assert!(failure.message.contains(path.to_str().unwrap()));
+        assert!(!path.exists(), "the file goes with the run");
+    }
+}

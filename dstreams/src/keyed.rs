@@ -181,7 +181,11 @@ impl<K: Key, V: Data> DStream<(K, V)> {
             kind,
             count.get(),
             Box::new(move |with, upstream| {
-                Ok(with.program(with.typed::<(K, V)>(upstream)?, HashRows(count)))
+                let exit = HashRows {
+                    partitions: count,
+                    operator: with.node.operator(),
+                };
+                Ok(with.program(with.typed::<(K, V)>(upstream)?, exit))
             }),
             |operator| group::<K, V>(0, operator),
         )
