@@ -12,7 +12,7 @@ use millstream_common::{
     codec,
     failure::Failure,
     key::encode_key,
-    routing::{PartitionCount, Slot},
+    routing::{self, PartitionCount},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -64,16 +64,28 @@ struct Entry<K, C> {
     combined: Option<C>,
 }
 
+/// Where a key's entry is. A part of the hash is kept with it, so that looking for an entry doesn't touch the entries.
+struct Slot {
+    hash: u32,
+    at: u32,
+}
+
+const NOT_FOUND: u32 = u32::MAX;
+
 /// Rows of equal keys merged, in memory up to the task's spill threshold.
 pub struct Table<'t, 'a, K, C> {
     task: &'t Task<'a>,
     hasher: FixedState,
-    index: HashTable<u32>,
+    index: HashTable<Slot>,
     entries: Vec<Entry<K, C>>,
+    /// Of the chunk that is coming in: each row's hash, and the entry that it probably belongs to.
+    probes: Vec<(u64, u32)>,
     options: TableOptions,
     detacher: Detacher<(K, C)>,
     weight: u64,
     merges: usize,
+    /// Merges after which entries are weighed again.
+    merges_allowed: usize,
     threshold: u64,
     runs: Vec<Run>,
 }
@@ -87,6 +99,11 @@ impl<'t, 'a, K: Key, C: Data> Table<'t, 'a, K, C> {
             hasher: FixedState::with_seed(0x6d69_6c6c),
             index: HashTable::new(),
             entries: Vec::new(),
+            probes: Vec::new(),
+            merges_allowed: match options.weighing {
+                Weighing::Again => MERGES_BESIDES,
+                Weighing::Added => usize::MAX,
+            },
             options,
             detacher: Detacher::new(shares),
             weight: 0,
@@ -96,41 +113,69 @@ impl<'t, 'a, K: Key, C: Data> Table<'t, 'a, K, C> {
         }
     }
 
-    /// Brings a row in: `create` makes the combined value of a new key, `merge` merges the row into one that is there. `merge_combined` merges two
-    /// combined values of a key, the earlier first, should the table be spilled. `added` is what the row adds to the weight under
-    /// [`Weighing::Added`].
+    /// Brings rows in: `create` makes the combined value of a new key, `merge` merges a row into one that is there. `merge_combined` merges two
+    /// combined values of a key, the earlier first, should the table be spilled. `added` is what row `i` adds to the weight under
+    /// [`Weighing::Added`]; it isn't asked otherwise.
+    ///
+    /// Works in two passes: the first finds entries by their hashes, the second compares keys and merges. So the processor waits for the memory of
+    /// many rows at once, which is most of what a large table costs.
     ///
     /// # Errors
     /// When a row can't be encoded, or spilling fails.
-    #[inline]
     pub fn push<V>(
         &mut self,
-        key: K,
-        value: V,
-        added: usize,
-        create: impl FnOnce(V) -> C,
-        merge: impl FnOnce(C, V) -> C,
+        rows: &mut Vec<(K, V)>,
+        added: impl Fn(usize) -> usize,
+        create: impl Fn(V) -> C,
+        merge: impl Fn(C, V) -> C,
         merge_combined: &dyn Fn(C, C) -> C,
     ) -> Result<(), Failure> {
-        let hash = self.hasher.hash_one(&key);
-        let entries = &mut self.entries;
-        let found = self
-            .index
-            .find(hash, |at| entries[*at as usize].key == key)
-            .copied();
-        if let Some(at) = found {
-            let combined = &mut entries[at as usize].combined;
+        let mut probes = std::mem::take(&mut self.probes);
+        probes.clear();
+        for (key, _) in rows.iter() {
+            let hash = self.hasher.hash_one(key);
+            let found = self.index.find(hash, |slot| slot.hash == hash as u32);
+            probes.push((hash, found.map_or(NOT_FOUND, |slot| slot.at)));
+        }
+        for (row, ((key, value), (hash, probe))) in rows.drain(..).zip(&probes).enumerate() {
+            let added = match self.options.weighing {
+                Weighing::Again => 0,
+                Weighing::Added => added(row),
+            };
+            let Some(at) = self.place_of(&key, *hash, *probe) else {
+                self.insert(*hash, key, create(value), added, merge_combined)?;
+                continue;
+            };
+            let combined = &mut self.entries[at].combined;
             if let Some(so_far) = combined.take() {
                 *combined = Some(merge(so_far, value));
             }
             self.merges += 1;
             self.weight += added as u64;
-            if self.merges > MERGES_BESIDES || self.weight > self.threshold {
+            if self.merges > self.merges_allowed || self.weight > self.threshold {
                 self.after_merges(merge_combined)?;
             }
-            return Ok(());
         }
-        self.insert(hash, key, create(value), added, merge_combined)
+        self.probes = probes;
+        Ok(())
+    }
+
+    /// The key's entry. `probe` may be wrong: another key of the same hash, or one that was spilled or came in since.
+    #[inline]
+    fn place_of(&self, key: &K, hash: u64, probe: u32) -> Option<usize> {
+        let probably = probe as usize;
+        match self.entries.get(probably) {
+            Some(entry) if entry.key == *key => Some(probably),
+            _ => self.search(key, hash),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn search(&self, key: &K, hash: u64) -> Option<usize> {
+        let entries = &self.entries;
+        let is_it = |slot: &Slot| slot.hash == hash as u32 && entries[slot.at as usize].key == *key;
+        self.index.find(hash, is_it).map(|slot| slot.at as usize)
     }
 
     #[cold]
@@ -147,15 +192,23 @@ impl<'t, 'a, K: Key, C: Data> Table<'t, 'a, K, C> {
         let entries = &self.entries;
         let hasher = &self.hasher;
         // The table spills long before `u32` is too small: an entry weighs `ENTRY_OVERHEAD` and more.
-        let at = u32::try_from(entries.len()).unwrap_or(u32::MAX);
-        self.index
-            .insert_unique(hash, at, |at| hasher.hash_one(&entries[*at as usize].key));
+        let at = u32::try_from(entries.len()).unwrap_or(NOT_FOUND);
+        let slot = Slot {
+            hash: hash as u32,
+            at,
+        };
+        self.index.insert_unique(hash, slot, |slot| {
+            hasher.hash_one(&entries[slot.at as usize].key)
+        });
         self.entries.push(Entry {
             key,
             combined: Some(combined),
         });
+        if self.options.weighing == Weighing::Again {
+            self.merges_allowed = MERGES_BESIDES + MERGES_PER_ENTRY * self.entries.len();
+        }
         self.weight += Self::entry_weight(size) + added as u64;
-        if self.weight > self.threshold || at >= u32::MAX - 1 {
+        if self.weight > self.threshold || at >= NOT_FOUND - 1 {
             self.spill(merge_combined)?;
         }
         Ok(())
@@ -168,8 +221,7 @@ impl<'t, 'a, K: Key, C: Data> Table<'t, 'a, K, C> {
     #[cold]
     #[inline(never)]
     fn after_merges(&mut self, merge_combined: &dyn Fn(C, C) -> C) -> Result<(), Failure> {
-        let due = MERGES_BESIDES + MERGES_PER_ENTRY * self.entries.len();
-        if self.options.weighing == Weighing::Again && self.merges > due {
+        if self.merges > self.merges_allowed {
             self.weigh_again()?;
             self.merges = 0;
         }
@@ -278,7 +330,7 @@ impl<'t, 'a, K: Key, C: Data> Table<'t, 'a, K, C> {
 
 fn partition_of(route: Option<PartitionCount>, canonical: &[u8]) -> u32 {
     match route {
-        Some(partitions) => Slot::of(canonical).partition(partitions),
+        Some(partitions) => routing::Slot::of(canonical).partition(partitions),
         None => 0,
     }
 }
@@ -385,9 +437,9 @@ mod tests {
             detach: true,
         };
         let mut table = Table::new(&task, options);
-        for (key, value) in rows {
+        for chunk in rows.chunks(50) {
             table
-                .push(key.clone(), *value, 0, |value| value, add, &add)
+                .push(&mut chunk.to_vec(), |_| 0, |value| value, add, &add)
                 .unwrap();
         }
         let mut combined = table.finish(&add).unwrap();
@@ -452,9 +504,10 @@ mod tests {
             a.push_str(&b);
             a
         };
-        for _ in 0..200_000 {
+        for _ in 0..2_000 {
+            let mut rows = vec![(1u8, "0123456789".to_owned()); 100];
             table
-                .push(1u8, "0123456789".to_owned(), 0, |text| text, join, &join)
+                .push(&mut rows, |_| 0, |text| text, join, &join)
                 .unwrap();
         }
         let mut combined = table.finish(&join).unwrap();

@@ -147,17 +147,13 @@ where
         let mut table = Table::new(task, options);
         for_each_chunk(&mut *rows, task, |chunk| {
             self.operator.enter();
-            for (key, value) in chunk.drain(..) {
-                table.push(
-                    key,
-                    value,
-                    0,
-                    &functions.create,
-                    &functions.merge_value,
-                    &functions.merge_combined,
-                )?;
-            }
-            Ok(())
+            table.push(
+                chunk,
+                |_| 0,
+                &functions.create,
+                &functions.merge_value,
+                &functions.merge_combined,
+            )
         })?;
         // The pipeline's buffers go before the table is written.
         drop(rows);
@@ -267,17 +263,13 @@ where
             sizes.clear();
             let more = rows.read(&mut chunk, &mut sizes)?;
             self.operator.enter();
-            for ((key, value), size) in chunk.drain(..).zip(&sizes) {
-                let added = (self.weigh)(*size);
-                table.push(
-                    key,
-                    value,
-                    added,
-                    &self.create,
-                    &*self.merge_value,
-                    &*self.merge_combined,
-                )?;
-            }
+            table.push(
+                &mut chunk,
+                |row| (self.weigh)(sizes[row]),
+                &self.create,
+                &*self.merge_value,
+                &*self.merge_combined,
+            )?;
             if !more {
                 return table.finish(&*self.merge_combined);
             }
