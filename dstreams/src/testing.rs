@@ -150,12 +150,15 @@ impl Printed {
     }
 }
 
+/// Stage, task, partition, and the checksum of that block.
+pub(crate) type BlockChecksum = (usize, u32, usize, u64);
+
 pub(crate) struct Runner {
     pub job: CompiledJob,
     pub services: Arc<MemoryServices>,
     pub printed: Printed,
-    /// Checksums of all blocks of the last batch, by stage, task and partition.
-    pub checksums: Vec<(usize, u32, usize, u64)>,
+    /// Of all blocks of the last batch.
+    pub checksums: Vec<BlockChecksum>,
     pub counts: TaskCounts,
     pub commits: Vec<SinkCommit>,
     runtime: tokio::runtime::Runtime,

@@ -137,10 +137,10 @@ fn what_runs_without_rows_says_so() {
     let of = |output: usize| plan.stage(plan.outputs[output].stage).unwrap();
     assert!((0..3).all(|output| !of(output).empty_to_empty));
     assert!(of(0).speculative && !of(2).speculative);
-    let mut runner_ssc = context(1);
-    let counts = collected(&given::<i64>(&runner_ssc, vec![vec![]]).count());
-    let reduced = collected(&given::<i64>(&runner_ssc, vec![vec![]]).reduce(|a, b| a + b));
-    let mut runner = Runner::new(&mut runner_ssc).unwrap();
+    let empty = context(1);
+    let counts = collected(&given::<i64>(&empty, vec![vec![]]).count());
+    let reduced = collected(&given::<i64>(&empty, vec![vec![]]).reduce(|a, b| a + b));
+    let mut runner = Runner::new(&empty).unwrap();
     runner.run(0, &[0, 0]).unwrap();
     assert_eq!(*counts.lock(), [[0]]);
     assert_eq!(*reduced.lock(), [Vec::<i64>::new()]);

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use crate::{
     DStream, Data,
-    testing::{Runner, collected, context, given_in_chunks},
+    testing::{BlockChecksum, Runner, collected, context, given_in_chunks},
 };
 
 type Row = (Text, i64);
@@ -51,7 +51,7 @@ impl Case {
     fn run_with_checksums<U: Data>(
         &self,
         operator: impl FnOnce(&DStream<Row>) -> DStream<U>,
-    ) -> (Vec<U>, Vec<(usize, u32, usize, u64)>) {
+    ) -> (Vec<U>, Vec<BlockChecksum>) {
         let ssc = context(self.parallelism);
         let stream = given_in_chunks(&ssc, vec![self.splits.clone()], self.chunk_rows);
         let rows = collected(&operator(&stream));
