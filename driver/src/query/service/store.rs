@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use millstream_common::{
+    failpoint,
     failure::Retry,
     ids::Epoch,
     log_store::{self, LogStore, PutOutcome},
@@ -38,6 +39,18 @@ pub async fn read_metadata(store: &dyn LogStore) -> Result<Option<Metadata>, Que
         Some(bytes) => Ok(Some(entries::decode(entries::METADATA, &bytes)?)),
         None => Ok(None),
     }
+}
+
+/// `offsets` and `12` of `offsets/00000000000000000012`.
+fn kind_and_number(name: &str) -> (&str, &str) {
+    let (kind, number) = name.rsplit_once('/').unwrap_or((name, ""));
+    let significant = number.trim_start_matches('0');
+    let number = if significant.is_empty() && !number.is_empty() {
+        "0"
+    } else {
+        significant
+    };
+    (kind, number)
 }
 
 /// The store with a clock for its pauses.
@@ -106,6 +119,14 @@ impl Storage {
 
     /// Puts an entry. When the outcome isn't known it is read back: these bytes are ours, as they carry a nonce.
     pub(super) async fn put(&self, name: &str, bytes: Bytes) -> Result<PutResult, StoreFailure> {
+        let (kind, number) = kind_and_number(name);
+        failpoint!("driver.put.before", kind = kind, number = number);
+        let result = self.put_until_known(name, bytes).await;
+        failpoint!("driver.put.after", kind = kind, number = number);
+        result
+    }
+
+    async fn put_until_known(&self, name: &str, bytes: Bytes) -> Result<PutResult, StoreFailure> {
         let mut tries = 0;
         loop {
             let error = match self.store.put_if_absent(name, bytes.clone()).await {
