@@ -61,6 +61,8 @@ pub struct Application {
     pub parallelism: u32,
     /// The batch interval in milliseconds; 0 runs batches back to back.
     pub batch_interval_millis: u64,
+    /// Hash of the driver's executable.
+    pub build_id: String,
     /// What the job function saw through the context: name to value.
     pub recorded: BTreeMap<String, Value>,
 }

@@ -114,6 +114,7 @@ impl StreamingContext {
         let recorded = application.recorded.clone();
         let graph = Graph {
             config: config.clone(),
+            build_id: application.build_id.clone(),
             ..Graph::default()
         };
         Self {

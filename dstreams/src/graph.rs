@@ -150,6 +150,8 @@ pub(crate) struct Node {
 pub(crate) struct Graph {
     /// For connectors' settings.
     pub config: Config,
+    /// The driver's build, for connectors.
+    pub build_id: String,
     pub nodes: Vec<Node>,
     /// What was wrong with declarations whose methods can't return errors; the first is reported.
     pub problems: Vec<Error>,

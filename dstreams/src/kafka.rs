@@ -5,15 +5,22 @@ use std::{collections::BTreeMap, sync::Arc};
 use millstream_common::{
     config::{self, keys},
     failure::{Failure, FailureKind, Fault, Retry},
+    ids::BatchId,
+    time::{Clock, SystemClock},
 };
 use millstream_connectors::{
-    kafka::{KafkaDriver, KafkaSplits, OnDataLoss, Settings, Subscription, compile_pattern},
+    kafka::{
+        KafkaDriver, KafkaSplits, OnDataLoss, Settings, Subscription, compile_pattern,
+        sink::{self, KafkaSink, KafkaSinkDriver},
+    },
     source::SourceDriver,
 };
 
-use crate::{context::StreamingContext, stream::DStream};
+use crate::{context::StreamingContext, outputs::Output, stream::DStream};
 
-pub use millstream_connectors::kafka::{Header, OffsetsError, Record, StartingOffsets};
+pub use millstream_connectors::kafka::{
+    Header, OffsetsError, Record, StartingOffsets, sink::ProducerRecord,
+};
 
 /// What to read of Kafka, and how.
 #[derive(Clone, Debug)]
@@ -138,6 +145,73 @@ fn user(code: &str, message: String) -> Failure {
         .with_retry(Retry::Never);
     failure.fault = Fault::User;
     failure
+}
+
+/// Where to send rows in Kafka, and how.
+#[derive(Clone, Debug)]
+pub struct Producer {
+    settings: sink::Settings,
+}
+
+impl Producer {
+    /// A producer for this topic of these brokers, `host:port` separated by commas. The topic must exist.
+    pub fn new(brokers: impl Into<String>, topic: impl Into<String>) -> Self {
+        Self {
+            settings: sink::Settings::new(brokers, Some(topic.into())),
+        }
+    }
+
+    /// A producer for records that name their topics themselves. The markers of what was written go with an existing topic.
+    pub fn to_topics(brokers: impl Into<String>, marker_topic: impl Into<String>) -> Self {
+        let mut settings = sink::Settings::new(brokers, None);
+        settings.marker_topic = Some(marker_topic.into());
+        Self { settings }
+    }
+
+    /// Makes the topic at start where it isn't there.
+    #[must_use]
+    pub fn create_topic(mut self, partitions: i32, replication: i32) -> Self {
+        self.settings.topic_create = true;
+        self.settings.topic_partitions = Some(partitions);
+        self.settings.topic_replication = Some(replication);
+        self
+    }
+
+    /// A property of librdkafka, such as `security.protocol` or `compression.type`.
+    #[must_use]
+    pub fn property(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.settings.properties.insert(name.into(), value.into());
+        self
+    }
+}
+
+impl DStream<ProducerRecord> {
+    /// Sends every batch to Kafka, exactly once for readers of `read_committed`: one transaction a partition and batch.
+    ///
+    /// # Errors
+    /// When the producer lacks something. Brokers and topics are first asked when the query starts.
+    pub fn save_to_kafka(&self, producer: Producer) -> Result<Output, Failure> {
+        let (config, build_id) = {
+            let graph = self.graph.lock();
+            (graph.config.clone(), graph.build_id.clone())
+        };
+        let mut settings = producer.settings;
+        settings.transaction_timeout = config.get(keys::KAFKA_SINK_TRANSACTION_TIMEOUT);
+        settings.on_nondeterminism = config.get(keys::DETERMINISM_CHECK);
+        settings.accept_mixed_batch = config.get(keys::KAFKA_SINK_ACCEPT_MIXED_BATCH).map(BatchId);
+        settings.accept_duplicates = config.get(keys::KAFKA_SINK_ACCEPT_DUPLICATES);
+        settings.build_id = build_id;
+        let fingerprint = settings.fingerprint();
+        let settings = Arc::new(settings);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let writer = Arc::new(KafkaSink::new(Arc::clone(&settings), Arc::clone(&clock)));
+        Ok(self.sink(
+            "kafka",
+            fingerprint,
+            writer,
+            Arc::new(KafkaSinkDriver::new(settings, clock)),
+        ))
+    }
 }
 
 /// A stream of the records of Kafka topics: one task a topic partition, exact offset ranges, no receiver.

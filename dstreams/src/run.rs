@@ -300,6 +300,7 @@ impl Builder {
             configuration: shown_configuration(&config),
             parallelism,
             batch_interval_millis: u64::try_from(interval).unwrap_or(u64::MAX),
+            build_id: build_id.clone(),
             recorded: metadata
                 .map(|metadata| metadata.recorded.clone())
                 .unwrap_or_default(),

@@ -99,6 +99,7 @@ pub(crate) fn context(parallelism: u32) -> StreamingContext {
         configuration: BTreeMap::new(),
         parallelism,
         batch_interval_millis: 1000,
+        build_id: String::new(),
         recorded: BTreeMap::new(),
     };
     StreamingContext::new(application, Side::Driver)

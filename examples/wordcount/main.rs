@@ -73,6 +73,11 @@ fn word_count(ssc: &StreamingContext, args: Args) -> Result<()> {
     if let Some(prefix) = &args.output {
         counts.save_as_text_files(prefix)?;
     }
+    if let (Some(topic), Some(brokers)) = (&args.output_topic, &args.brokers) {
+        counts
+            .map(|(word, count)| kafka::ProducerRecord::value(count.to_string()).key(word))
+            .save_to_kafka(kafka::Producer::new(brokers, topic))?;
+    }
     Ok(())
 }
 

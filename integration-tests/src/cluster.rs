@@ -380,9 +380,7 @@ impl Cluster {
             let _ = executor.signal(Signal::TERM);
         }
         for executor in self.executors.lock().drain(..) {
-            if let Err(late) = executor.wait_exit(PATIENCE) {
-                return Err(late);
-            }
+            executor.wait_exit(PATIENCE)?;
         }
         self.application.assert_nothing_left()?;
         Ok(code)

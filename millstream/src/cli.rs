@@ -28,6 +28,12 @@ pub(crate) struct LaunchArgs {
     pub checkpoint: Option<String>,
     #[command(flatten)]
     pub common: CommonArgs,
+    /// Goes on with a batch whose rows an older build has written in part; see the error that asks for it
+    #[arg(long, value_name = "BATCH", hide_short_help = true)]
+    pub accept_mixed_batch: Option<u64>,
+    /// Writes a batch again that may have been written already, because the broker no longer knows
+    #[arg(long, hide_short_help = true)]
+    pub accept_duplicates: bool,
     /// Writes one line of JSON with addresses and process ids to this file once the driver serves
     #[arg(long, value_name = "FILE", hide_short_help = true)]
     pub ready_file: Option<PathBuf>,
@@ -174,6 +180,20 @@ impl LaunchArgs {
         }
         if let Some(checkpoint) = &self.checkpoint {
             builder = builder.flag("--checkpoint", keys::CHECKPOINT_LOCATION, checkpoint);
+        }
+        if let Some(batch) = self.accept_mixed_batch {
+            builder = builder.flag(
+                "--accept-mixed-batch",
+                keys::KAFKA_SINK_ACCEPT_MIXED_BATCH,
+                batch,
+            );
+        }
+        if self.accept_duplicates {
+            builder = builder.flag(
+                "--accept-duplicates",
+                keys::KAFKA_SINK_ACCEPT_DUPLICATES,
+                true,
+            );
         }
         builder.build()
     }

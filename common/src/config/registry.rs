@@ -201,6 +201,12 @@ declare_keys! {
         "file_sink.success_file" FILE_SINK_SUCCESS_FILE: bool = true, affects_results;
         /// How long the broker keeps a transaction open that its writer left.
         "kafka_sink.transaction_timeout" KAFKA_SINK_TRANSACTION_TIMEOUT: Duration = MINUTE, [SECOND, Duration::from_secs(900)];
+        /// A batch whose rows are written in part by an older build of the program: the rows that are missing are written by this build. Rows of
+        /// the two may not fit together: some may be lost or doubled between sink partitions.
+        "kafka_sink.accept_mixed_batch" KAFKA_SINK_ACCEPT_MIXED_BATCH: Option<u64> = None, [0];
+        /// Whether a batch is written again of which it can't be told any more whether it was written, because it is older than the broker
+        /// keeps offsets.
+        "kafka_sink.accept_duplicates" KAFKA_SINK_ACCEPT_DUPLICATES: bool = false;
         /// How many times a task is launched again, a second apart, after another attempt has fenced its producer.
         "kafka_sink.fence_retries" KAFKA_SINK_FENCE_RETRIES: u32 = 10, [0, 1_000];
     }

@@ -59,6 +59,7 @@ fn both_sides_make_the_same_graph() {
             configuration: Default::default(),
             parallelism: 3,
             batch_interval_millis: 1,
+            build_id: String::new(),
             recorded: Default::default(),
         };
         let ssc = StreamingContext::new(application, side);
@@ -209,6 +210,7 @@ fn reads_through_the_context_are_the_drivers() {
         configuration: Default::default(),
         parallelism: 1,
         batch_interval_millis: 1000,
+        build_id: String::new(),
         recorded: driver.recorded(),
     };
     let executor = StreamingContext::new(application.clone(), Side::Executor);

@@ -125,6 +125,7 @@ impl Driver for Played {
                 )]),
                 parallelism: 2,
                 batch_interval_millis: 0,
+                build_id: String::new(),
                 recorded: BTreeMap::new(),
             },
             shared_files: self.shared_files.clone(),

@@ -441,6 +441,7 @@ async fn the_in_process_twin_runs_tasks_without_a_network() {
                         configuration: BTreeMap::new(),
                         parallelism: 1,
                         batch_interval_millis: 0,
+                        build_id: String::new(),
                         recorded: BTreeMap::new(),
                     },
                     shared_files: vec![],

@@ -138,7 +138,14 @@ fn outputs(rows: &DStream<(Text, u64)>, args: &Args) -> Result<()> {
         {
             rows.save_as_text_files(second)?;
         }
-    } else if args.output_topic.is_none() {
+    } else if let (Some(topic), Some(brokers)) = (&args.output_topic, &args.brokers) {
+        let records =
+            rows.map(|(word, count)| kafka::ProducerRecord::value(count.to_string()).key(word));
+        records.save_to_kafka(kafka::Producer::new(brokers, topic))?;
+        if args.job == JobName::TwoOutputs {
+            records.save_to_kafka(kafka::Producer::new(brokers, topic))?;
+        }
+    } else {
         rows.pprint();
     }
     Ok(())

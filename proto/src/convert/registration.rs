@@ -73,6 +73,7 @@ impl From<Application> for pb::Application {
             configuration: application.configuration,
             parallelism: application.parallelism,
             batch_interval_millis: application.batch_interval_millis,
+            build_id: application.build_id,
             recorded_json,
         }
     }
@@ -93,6 +94,7 @@ impl TryFrom<pb::Application> for Application {
             configuration: application.configuration,
             parallelism: application.parallelism,
             batch_interval_millis: application.batch_interval_millis,
+            build_id: application.build_id,
             recorded,
         })
     }

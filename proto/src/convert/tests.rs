@@ -239,7 +239,7 @@ prop_compose! {
         RegisterReply {
             executor,
             application: Application {
-                name, arguments, configuration, parallelism, batch_interval_millis: interval, recorded,
+                name, arguments, configuration, parallelism, batch_interval_millis: interval, build_id: "b".to_owned(), recorded,
             },
             shared_files: files
                 .into_iter()

@@ -97,6 +97,11 @@ impl Settings {
         }
     }
 
+    /// What a checkpoint depends on.
+    pub fn fingerprint(&self) -> serde_json::Value {
+        serde_json::json!({ "topic": self.topic, "marker_topic": self.marker_topic })
+    }
+
     /// The topic that carries the markers.
     ///
     /// # Errors
