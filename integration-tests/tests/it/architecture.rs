@@ -22,6 +22,7 @@ const ALLOWED: [(&str, &[&str]); 8] = [
         "millstream-dstreams",
         &[
             "millstream-common",
+            "millstream-proto",
             "millstream-dataflow",
             "millstream-connectors",
             "millstream-driver",
