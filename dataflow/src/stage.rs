@@ -62,10 +62,7 @@ impl<T: 'static> StageProgram for Stage<T> {
                 return Ok(output);
             }
             Ok(Err(failure)) => failure,
-            Err(panic) => Failure::new(
-                FailureKind::UserCode,
-                format!("a user function panicked: {}", panic_message(&*panic)),
-            ),
+            Err(panic) => of_panic(panic),
         };
         let failure = failure.in_task(context.id);
         match self.current_operator() {
@@ -81,6 +78,17 @@ impl<T> Stage<T> {
     fn current_operator(&self) -> Option<&str> {
         let index = current_operator()?.0 as usize;
         self.operators.get(index).map(String::as_str)
+    }
+}
+
+/// A connector that is called within a user function (a record's text) unwinds with the failure itself.
+fn of_panic(panic: Box<dyn Any + Send>) -> Failure {
+    match panic.downcast::<Failure>() {
+        Ok(failure) => *failure,
+        Err(panic) => Failure::new(
+            FailureKind::UserCode,
+            format!("a user function panicked: {}", panic_message(&*panic)),
+        ),
     }
 }
 

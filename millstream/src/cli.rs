@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn an_application_flag_of_our_name_is_refused() {
-        let error = command::<Clashing>().err().expect("clash").to_string();
+        let error = command::<Clashing>().expect_err("clash").to_string();
         assert!(error.contains("--checkpoint"), "{error}");
     }
 
@@ -302,8 +302,8 @@ mod tests {
             "the application's own argument is missing"
         );
         let error = parsed(&["--topic", "t", "--master", "yarn"])
-            .err()
-            .expect("unknown master")
+            .map(|_| ())
+            .expect_err("unknown master")
             .to_string();
         assert!(error.contains("local-cluster[E,C]"), "{error}");
         assert!(
