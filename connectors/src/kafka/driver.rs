@@ -15,7 +15,7 @@ use millstream_common::{
 use parking_lot::Mutex;
 use rdkafka::{
     Offset, TopicPartitionList,
-    consumer::{BaseConsumer, CommitMode, Consumer as _},
+    consumer::{CommitMode, Consumer as _},
     error::KafkaError,
 };
 use regex::Regex;
@@ -23,7 +23,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    OnDataLoss, Settings, StartingOffsets, Subscription, compile_pattern, ranges,
+    OnDataLoss, Settings, StartingOffsets, Subscription,
+    client::{self, Consumer},
+    compile_pattern, ranges,
     source::OffsetRange,
 };
 use crate::source::{PlanRequest, PlannedInput, SourceDriver, SourceHistory, Split};
@@ -71,7 +73,7 @@ impl LoggedOffsets {
 pub struct KafkaDriver {
     settings: Arc<Settings>,
     clock: Arc<dyn Clock>,
-    client: Arc<Mutex<Option<Arc<BaseConsumer>>>>,
+    client: Arc<Mutex<Option<Arc<Consumer>>>>,
     pattern: Option<Regex>,
     /// Where the next batch begins.
     positions: Offsets,
@@ -114,7 +116,7 @@ impl KafkaDriver {
     /// Runs a blocking question to the brokers off the runtime's threads.
     async fn ask<T: Send + 'static>(
         &self,
-        question: impl FnOnce(&BaseConsumer, Duration) -> Result<T, Failure> + Send + 'static,
+        question: impl FnOnce(&Consumer, Duration) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
         let settings = Arc::clone(&self.settings);
         let client = Arc::clone(&self.client);
@@ -124,15 +126,14 @@ impl KafkaDriver {
                 match &*client {
                     Some(consumer) => Arc::clone(consumer),
                     None => {
-                        let consumer: BaseConsumer =
-                            settings.client().create().map_err(|error| {
-                                let message =
-                                    "could not make a Kafka client; see the consumer's properties";
-                                user(
-                                    Failure::caused_by(FailureKind::Io, message, &error)
-                                        .with_code("kafka.properties"),
-                                )
-                            })?;
+                        let consumer = client::consumer(&settings.client()).map_err(|error| {
+                            let message =
+                                "could not make a Kafka client; see the consumer's properties";
+                            user(
+                                Failure::caused_by(FailureKind::Io, message, &error)
+                                    .with_code("kafka.properties"),
+                            )
+                        })?;
                         Arc::clone(client.insert(Arc::new(consumer)))
                     }
                 }
@@ -417,7 +418,7 @@ impl SourceDriver for KafkaDriver {
 }
 
 fn partitions_of(
-    consumer: &BaseConsumer,
+    consumer: &Consumer,
     topic: &str,
     brokers: &str,
     timeout: Duration,
@@ -447,7 +448,7 @@ fn unknown_topic(topic: &str, brokers: &str) -> Failure {
 
 /// One request for all partitions: a lookup by time whose "time" is the protocol's word for the newest or oldest offset.
 fn offsets_at(
-    consumer: &BaseConsumer,
+    consumer: &Consumer,
     places: &[Place],
     at: Offset,
     brokers: &str,

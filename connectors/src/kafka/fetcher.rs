@@ -13,11 +13,9 @@ use millstream_common::{
     time::{Clock, Tick},
 };
 use parking_lot::{Condvar, Mutex};
-use rdkafka::{
-    ClientConfig,
-    consumer::{BaseConsumer, Consumer as _},
-};
+use rdkafka::{ClientConfig, consumer::Consumer as _};
 
+use super::client::{self, Consumer};
 use super::{
     buffer::{Chunk, PartitionBuffer, Taken},
     polling,
@@ -41,7 +39,7 @@ pub struct FetcherOptions {
 /// Reads ahead for the partitions of one topic.
 pub struct Fetcher {
     pub(super) topic: String,
-    pub(super) consumer: BaseConsumer,
+    pub(super) consumer: Consumer,
     pub(super) options: FetcherOptions,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) state: Mutex<State>,
@@ -135,7 +133,7 @@ impl Fetcher {
         options: FetcherOptions,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, Failure> {
-        let consumer: BaseConsumer = config.create().map_err(|error| {
+        let consumer = client::consumer(config).map_err(|error| {
             Failure::caused_by(
                 FailureKind::Io,
                 format!("could not make a Kafka consumer for topic {topic}"),

@@ -2,6 +2,7 @@
 //!
 //! Layout:
 //! - `buffer`: what was fetched of a partition and not yet read, without IO
+//! - `client`: the source's consumers and what they report
 //! - `driver`: the driver half: partitions, end offsets, ranges, group commits
 //! - `fetcher`: one consumer and what it read ahead, as tasks see it
 //! - `offsets`: starting offsets
@@ -13,6 +14,7 @@
 //! - `source`: the executor half: reads ranges
 
 mod buffer;
+mod client;
 mod driver;
 mod fetcher;
 mod offsets;
