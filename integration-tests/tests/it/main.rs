@@ -8,6 +8,7 @@
 )]
 
 mod architecture;
+mod docs;
 mod harness;
 mod kafka_sink;
 mod kafka_source;
