@@ -360,7 +360,7 @@ pub struct Running {
     http: Option<SocketAddr>,
     cluster: ClusterHandle,
     executor_failed: Arc<parking_lot::Mutex<Option<executor::Error>>>,
-    executor: parking_lot::Mutex<Option<tokio::task::JoinHandle<()>>>,
+    executor: parking_lot::Mutex<Option<(tokio::task::JoinHandle<()>, CancellationToken)>>,
 }
 
 impl Prepared {
@@ -471,12 +471,15 @@ impl Prepared {
             let executor = executor.map(|executor| {
                 let query = query.clone();
                 let failed = Arc::clone(&executor_failed);
-                tokio::spawn(async move {
-                    if let Err(error) = executor.run(CancellationToken::new()).await {
+                let shutdown = CancellationToken::new();
+                let told = shutdown.clone();
+                let task = tokio::spawn(async move {
+                    if let Err(error) = executor.run(told).await {
                         *failed.lock() = Some(error);
                         query.stop(false);
                     }
-                })
+                });
+                (task, shutdown)
             });
             Ok::<_, RunError>((driver, query, executor, executor_failed))
         };
@@ -584,8 +587,10 @@ impl Running {
         let executor = self.executor.lock().take();
         wait(self.runtime()?, async move {
             driver.stop().await;
-            if let Some(executor) = executor {
-                // It was told to shut down with the driver; a panic of it has been reported by its thread.
+            if let Some((executor, shutdown)) = executor {
+                // A session told it already, but it has none if the query ended before it was ready for executors.
+                shutdown.cancel();
+                // A panic of it has been reported by its thread.
                 let _ = executor.await;
             }
         })

@@ -1,5 +1,6 @@
 //! Whole jobs, run batch by batch.
 
+mod ending;
 mod graph;
 mod operators;
 mod outputs;
