@@ -338,6 +338,14 @@ impl Cluster {
         Ok(pid)
     }
 
+    /// Adds an executor that comes to the driver at this address, such as a proxy's.
+    pub fn add_executor_for(&self, driver: &str) -> Result<u32, Error> {
+        let executor = self.application.start_executor_for(driver)?;
+        let pid = executor.pid();
+        self.executors.lock().push(executor);
+        Ok(pid)
+    }
+
     /// Calls `look` with an executor's process.
     pub fn with_executor<R>(&self, pid: u32, look: impl FnOnce(&ChildProcess) -> R) -> Option<R> {
         self.executors

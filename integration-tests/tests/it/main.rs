@@ -9,6 +9,7 @@
 
 mod architecture;
 mod docs;
+mod faults;
 mod harness;
 mod kafka_sink;
 mod kafka_source;

@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use millstream_common::{
+    failpoint,
     failure::{Failure, FailureKind, Retry},
     frame::{ContentChecksum, ContentHash},
     protocol::SinkCommit,
@@ -303,9 +304,23 @@ impl Writer {
         let ready = session
             .mark(next, &note, cancel)
             .and_then(|()| session.flush(cancel))
-            .and_then(|()| session.commit());
+            .and_then(|()| {
+                failpoint!(
+                    "sink.kafka.before_commit",
+                    batch = self.id.batch,
+                    partition = self.id.partition,
+                    attempt = self.id.attempt
+                );
+                session.commit()
+            });
         match ready {
             Ok(Committed::Yes) => {
+                failpoint!(
+                    "sink.kafka.after_commit",
+                    batch = self.id.batch,
+                    partition = self.id.partition,
+                    attempt = self.id.attempt
+                );
                 session.marker = Some(Marker {
                     next,
                     note: Some(note),
