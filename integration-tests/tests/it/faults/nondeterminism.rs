@@ -1,20 +1,25 @@
 //! A job whose rows differ from run to run must stop rather than mix two runs.
 
 use millstream_integration_tests::{
-    cluster::{Cluster, PATIENCE},
+    cluster::{Cluster, PATIENCE, Reached},
     process::Stream,
     wait::wait_until,
 };
 
 use super::scene::{Output, PARTITIONS, Scene, counter, executor_at, wait_connected};
 
+/// The whole input is one batch, which begins when both executors are there: each has blocks that the other reads.
 fn start(scene: &Scene, output: &Output, point: &str) -> Cluster {
+    scene.send(400);
+    let begin = "driver.put.before";
     let application = scene
         .application("random", output)
+        .failpoint(&format!("{begin}@kind=offsets=pause"))
         .failpoint(&format!("{point}=pause"));
     let cluster = application.start(2).unwrap();
+    assert_eq!(cluster.wait_failpoint(begin).unwrap(), Reached::Driver);
     wait_connected(&cluster, &cluster.executors());
-    scene.send(400);
+    application.release(begin).unwrap();
     cluster
 }
 
