@@ -43,6 +43,7 @@ pub struct Application {
     arguments: Vec<String>,
     configuration: BTreeMap<String, String>,
     failpoints: Vec<String>,
+    variables: Vec<(String, String)>,
     folder: PathBuf,
     port: u16,
     cores: u32,
@@ -67,6 +68,7 @@ impl Application {
             arguments: Vec::new(),
             configuration: BTreeMap::new(),
             failpoints: Vec::new(),
+            variables: Vec::new(),
             folder: folder.to_owned(),
             port,
             cores: 2,
@@ -104,6 +106,29 @@ impl Application {
         self
     }
 
+    /// A variable of the environment, on both sides; wins over the harness's own.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The same application as another file, such as another build. Its driver and executors use the same port.
+    pub fn with_program(mut self, program: impl Into<PathBuf>) -> Self {
+        self.program = program.into();
+        self
+    }
+
+    /// The same with its driver on the port of another application, whose executors come to it then.
+    pub fn on_port_of(mut self, other: &Self) -> Self {
+        self.port = other.port;
+        self
+    }
+
+    /// The port of its driver on `cluster`.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The folder of its files.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -114,6 +139,9 @@ impl Application {
         command.env("MILLSTREAM_FAILPOINTS", self.failpoints.join(";"));
         command.env("MILLSTREAM_FAILPOINT_DIR", self.folder.join("failpoints"));
         command.env("MILLSTREAM_AUTH__SECRET", "of-the-tests");
+        for (name, value) in &self.variables {
+            command.env(name, value);
+        }
         command
     }
 

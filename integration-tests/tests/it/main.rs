@@ -8,8 +8,14 @@
 )]
 
 mod architecture;
+mod bad_input;
+mod coverage;
 mod docs;
+mod driver_faults;
 mod faults;
 mod harness;
 mod kafka_sink;
 mod kafka_source;
+mod launching;
+mod seeing;
+mod word_job;

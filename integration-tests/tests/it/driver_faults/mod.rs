@@ -1,0 +1,6 @@
+//! The driver is killed, or stopped while another takes over; no word is lost or counted twice.
+
+mod restarts;
+mod takeovers;
+
+pub(crate) use restarts::rebuilt;

@@ -1,0 +1,5 @@
+//! Every way to start an application, to stop it, and to be refused.
+
+mod masters;
+mod refusals;
+mod stopping;

@@ -1,0 +1,146 @@
+//! Signals: what is queued is finished, or left to the next start, and the exit code says which.
+
+use millstream_integration_tests::{
+    cluster::{Application, Cluster},
+    process::Signal,
+    wait::wait_until,
+};
+
+use crate::word_job::{SOON, WordJob, assert_ends, wait_executors};
+
+/// A cluster whose first batch stands still in a task, with more batches queued behind it that hold all that was sent.
+fn held_up(job: &WordJob, change: impl FnOnce(Application) -> Application) -> Cluster {
+    job.send(40);
+    let application = change(job.application());
+    let cluster = application
+        .failpoint("executor.task.before_report@batch=0=pause")
+        .start(1)
+        .unwrap();
+    cluster
+        .wait_failpoint("executor.task.before_report")
+        .unwrap();
+    job.send(40);
+    let queued = || {
+        let shown = cluster.driver.rest("application").unwrap();
+        shown["queries"][0]["queued_batches"].as_u64().unwrap()
+    };
+    let more = queued() + 3;
+    wait_until(SOON, "batches in the queue", || queued() >= more).unwrap();
+    cluster
+}
+
+#[test]
+fn sigterm_finishes_the_queued_batches() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let job = WordJob::new("graceful");
+        let cluster = held_up(&job, |application| application);
+        cluster.driver.process.signal(signal).unwrap();
+        let driver = &cluster.driver.process;
+        driver
+            .wait_for_line("stopping", SOON, |line| line.text.contains("stopping"))
+            .unwrap();
+        cluster
+            .application
+            .release("executor.task.before_report")
+            .unwrap();
+        assert_eq!(driver.wait_exit(SOON).unwrap().code(), Some(0));
+        // Nothing runs any more, and all that had been planned is there.
+        job.check();
+    }
+}
+
+#[test]
+fn a_second_signal_stops_at_once() {
+    let job = WordJob::new("at-once");
+    let mut cluster = held_up(&job, |application| application.conf("stop.timeout", "1h"));
+    let driver = &cluster.driver.process;
+    driver.signal(Signal::TERM).unwrap();
+    let first = driver
+        .wait_for_line("stopping", SOON, |line| line.text.contains("stopping"))
+        .unwrap();
+    driver.signal(Signal::INT).unwrap();
+    driver
+        .wait_for_line_from(first.number + 1, "stopping at once", SOON, |line| {
+            line.text.contains("stopping")
+        })
+        .unwrap();
+    assert_ends(driver, 4, &["uncommitted", "the next start runs it again"]);
+    assert!(job.counted().is_empty());
+    cluster
+        .application
+        .release("executor.task.before_report")
+        .unwrap();
+    cluster.restart_driver().unwrap();
+    job.finish(cluster);
+}
+
+#[test]
+fn past_the_stop_timeout_the_exit_code_says_that_a_batch_is_left() {
+    let job = WordJob::new("stop-timeout");
+    let mut cluster = held_up(&job, |application| {
+        application.conf("stop.timeout", "500ms")
+    });
+    let driver = &cluster.driver.process;
+    driver.signal(Signal::TERM).unwrap();
+    assert_ends(driver, 4, &["uncommitted", "the next start runs it again"]);
+    cluster
+        .application
+        .release("executor.task.before_report")
+        .unwrap();
+    cluster.restart_driver().unwrap();
+    job.finish(cluster);
+}
+
+#[test]
+fn an_executor_that_leaves_exits_with_0_and_the_job_goes_on() {
+    let job = WordJob::new("leaving");
+    job.send(40);
+    let cluster = job.application().start(2).unwrap();
+    wait_executors(&cluster, 2);
+    job.wait_counted();
+    let pid = cluster.executors()[0];
+    job.send(40);
+    cluster.signal_executor(pid, Signal::TERM).unwrap();
+    let code = cluster
+        .with_executor(pid, |executor| executor.wait_exit(SOON).unwrap().code())
+        .unwrap();
+    assert_eq!(code, Some(0));
+    job.send(40);
+    job.wait_counted();
+    wait_executors(&cluster, 1);
+    let page = cluster.driver.http("/metrics").unwrap();
+    let lost = crate::word_job::metric(&page, "millstream_driver_executors_lost_total", "");
+    assert_eq!(lost, 0.0, "it left, it was not lost");
+    job.finish(cluster);
+}
+
+#[test]
+fn an_executor_leaves_when_its_running_batch_is_over() {
+    let job = WordJob::new("leaving-busy");
+    job.send(40);
+    let cluster = job
+        .application()
+        .failpoint("executor.task.before_report@batch=0=pause")
+        .start(1)
+        .unwrap();
+    cluster
+        .wait_failpoint("executor.task.before_report")
+        .unwrap();
+    let pid = cluster.executors()[0];
+    cluster.signal_executor(pid, Signal::TERM).unwrap();
+    wait_until(SOON, "the driver to know that it leaves", || {
+        let shown = cluster.driver.rest("executors").unwrap();
+        shown[0]["state"] == "leaving"
+    })
+    .unwrap();
+    cluster
+        .application
+        .release("executor.task.before_report")
+        .unwrap();
+    cluster.add_executor().unwrap();
+    let code = cluster
+        .with_executor(pid, |executor| executor.wait_exit(SOON).unwrap().code())
+        .unwrap();
+    assert_eq!(code, Some(0));
+    job.finish(cluster);
+}
