@@ -28,6 +28,7 @@ use crate::{
         registry::RegistryOptions,
     },
     http::{ApplicationView, HttpServer},
+    measure::MeasuredStore,
     output::{BatchInfo, BlockReader, OutputDriver, PartitionResult},
     query::{
         entries::Metadata,
@@ -291,7 +292,11 @@ impl Driver {
             checkpoint_folder: setup.checkpoint.folder,
         };
         let parts = QueryParts {
-            store: setup.checkpoint.store,
+            store: Arc::new(MeasuredStore {
+                store: setup.checkpoint.store,
+                clock: Arc::clone(&self.clock),
+                metrics: self.metrics.clone(),
+            }),
             sources: setup.sources,
             outputs: setup.outputs,
             clock: Arc::clone(&self.clock),

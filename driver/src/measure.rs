@@ -1,13 +1,57 @@
 //! A query's progress as metrics.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use millstream_common::telemetry::metrics::{
-    BatchLabels, BatchOutcome, LagLabels, Metrics, QueryLabel,
+use async_trait::async_trait;
+use bytes::Bytes;
+use millstream_common::{
+    log_store::{self, LogStore, PutOutcome},
+    telemetry::metrics::{BatchLabels, BatchOutcome, LagLabels, Metrics, QueryLabel},
+    time::Clock,
 };
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::query::{handle::QueryHandle, progress::BatchProgress};
+use crate::query::{entries, handle::QueryHandle, progress::BatchProgress};
+
+/// A log store that measures how long entries of the offset log take to write.
+pub(crate) struct MeasuredStore {
+    pub store: Arc<dyn LogStore>,
+    pub clock: Arc<dyn Clock>,
+    pub metrics: Metrics,
+}
+
+#[async_trait]
+impl LogStore for MeasuredStore {
+    async fn put_if_absent(
+        &self,
+        name: &str,
+        bytes: Bytes,
+    ) -> Result<PutOutcome, log_store::Error> {
+        let begun = self.clock.now();
+        let put = self.store.put_if_absent(name, bytes).await;
+        if name.starts_with(entries::OFFSETS) {
+            let taken = self.clock.now().since(begun);
+            self.metrics.driver().offset_log_write.observe(taken);
+        }
+        put
+    }
+
+    async fn get(&self, name: &str) -> Result<Option<Bytes>, log_store::Error> {
+        self.store.get(name).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<String>, log_store::Error> {
+        self.store.list(prefix).await
+    }
+
+    async fn delete(&self, name: &str) -> Result<(), log_store::Error> {
+        self.store.delete(name).await
+    }
+
+    fn location(&self) -> String {
+        self.store.location()
+    }
+}
 
 /// Counts every batch of the query until it is over; then its gauges are dropped.
 pub(crate) async fn follow(query: QueryHandle, metrics: Metrics, name: String) {

@@ -55,6 +55,8 @@ pub struct Loss {
     pub reason: String,
     /// It ever had a session: the scheduler knows it.
     pub was_known: bool,
+    /// It had said that it leaves.
+    pub left: bool,
 }
 
 /// An executor as REST shows it.
@@ -237,6 +239,7 @@ impl Registry {
             executor,
             reason: reason.to_owned(),
             was_known,
+            left: entry.leaving,
         })
     }
 

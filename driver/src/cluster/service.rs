@@ -395,8 +395,12 @@ impl Cluster {
         if !loss.was_known {
             return;
         }
-        tracing::warn!(executor = %loss.executor, reason = loss.reason, "executor lost");
-        self.metrics.driver().executors_lost.inc();
+        if loss.left {
+            tracing::info!(executor = %loss.executor, "executor left");
+        } else {
+            tracing::warn!(executor = %loss.executor, reason = loss.reason, "executor lost");
+            self.metrics.driver().executors_lost.inc();
+        }
         self.schedule(Event::Lost {
             executor: loss.executor,
             reason: loss.reason,

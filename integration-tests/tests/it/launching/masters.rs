@@ -191,7 +191,10 @@ fn a_default_port_that_is_taken_moves_on() {
     assert!((7_078..7_200).contains(&port("driver")), "{shown}");
     assert!((4_041..4_200).contains(&port("http")), "{shown}");
     assert_eq!(shown["process_id"], driver.pid());
-    wait_says(&driver, &["7077"]);
+    wait_says(
+        &driver,
+        &["driver.listen is taken", &format!("{}", port("driver"))],
+    );
     drop(taken);
     driver
         .signal(millstream_integration_tests::process::Signal::TERM)

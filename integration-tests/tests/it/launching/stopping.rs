@@ -71,6 +71,8 @@ fn a_second_signal_stops_at_once() {
         .release("executor.task.before_report")
         .unwrap();
     cluster.restart_driver().unwrap();
+    // The first one was told to shut down with its driver.
+    cluster.add_executor().unwrap();
     job.finish(cluster);
 }
 
@@ -88,6 +90,8 @@ fn past_the_stop_timeout_the_exit_code_says_that_a_batch_is_left() {
         .release("executor.task.before_report")
         .unwrap();
     cluster.restart_driver().unwrap();
+    // The first one was told to shut down with its driver.
+    cluster.add_executor().unwrap();
     job.finish(cluster);
 }
 
