@@ -1,6 +1,6 @@
 //! A query's progress as metrics.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,6 +18,12 @@ pub(crate) struct MeasuredStore {
     pub store: Arc<dyn LogStore>,
     pub clock: Arc<dyn Clock>,
     pub metrics: Metrics,
+}
+
+impl fmt::Debug for MeasuredStore {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.store.fmt(formatter)
+    }
 }
 
 #[async_trait]
