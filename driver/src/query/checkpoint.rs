@@ -86,11 +86,14 @@ pub enum CheckpointError {
 impl CheckpointError {
     /// What the entry's decoder says, with the file named.
     pub fn from_entry(file: &str, error: &EntryError) -> Self {
-        let (file, message) = (file.to_owned(), error.to_string());
-        match error {
-            EntryError::NewerVersion { .. } => Self::Newer { file, message },
-            _ => Self::Unreadable { file, message },
+        let (file, mut message) = (file.to_owned(), error.to_string());
+        if let EntryError::NewerVersion { .. } = error {
+            return Self::Newer { file, message };
         }
+        if !message.contains("backup") {
+            message.push_str("; restore it from a backup, or start with a new checkpoint");
+        }
+        Self::Unreadable { file, message }
     }
 
     fn unreadable(file: &str, what: &str) -> Self {

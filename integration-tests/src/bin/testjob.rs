@@ -140,8 +140,8 @@ fn outputs(rows: &DStream<(Text, u64)>, args: &Args) -> Result<()> {
         }
     } else if let (Some(topic), Some(brokers)) = (&args.output_topic, &args.brokers) {
         let salt = args.salt;
-        let records =
-            rows.map(move |(word, count)| kafka::ProducerRecord::value(value(count, salt)).key(word));
+        let records = rows
+            .map(move |(word, count)| kafka::ProducerRecord::value(value(count, salt)).key(word));
         records.save_to_kafka(kafka::Producer::new(brokers, topic))?;
         if args.job == JobName::TwoOutputs {
             records.save_to_kafka(kafka::Producer::new(brokers, topic))?;

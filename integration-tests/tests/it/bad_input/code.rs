@@ -1,11 +1,9 @@
 //! A panic in a user's closure.
 
-use millstream_integration_tests::wait::wait_until;
-
 use crate::word_job::{SOON, WordJob, assert_ends, metric, wait_executors};
 
 #[test]
-fn a_panic_fails_the_batch_after_its_attempts_and_the_executor_lives_on() {
+fn a_panic_fails_the_batch_after_its_attempts_and_a_repaired_closure_is_the_way_out() {
     let job = WordJob::new("panic");
     job.send(20);
     let application = job
@@ -15,38 +13,58 @@ fn a_panic_fails_the_batch_after_its_attempts_and_the_executor_lives_on() {
     wait_executors(&cluster, 1);
     job.wait_counted();
     let pid = cluster.executors()[0];
-    let http = cluster.driver.rest("executors").unwrap()[0]["http_address"]
-        .as_str()
-        .unwrap()
-        .to_owned();
     job.send_raw(&[b"panic"], &["panic"]);
+    // The third attempt was the last.
     assert_ends(
         &cluster.driver.process,
         1,
-        &["error:", "the line said panic", "map-"],
+        &[
+            "error:",
+            "the line said panic",
+            "in operator map-1",
+            "attempt 2 ",
+        ],
     );
-    let page =
-        millstream_integration_tests::cluster::get(&format!("http://{http}/metrics")).unwrap();
-    assert_eq!(
-        metric(&page, "millstream_executor_tasks_total", "failed"),
-        3.0,
-        "{page}"
-    );
+    // The driver told its executor to shut down; the panics had not ended it.
+    let code = cluster
+        .with_executor(pid, |executor| executor.wait_exit(SOON).unwrap().code())
+        .unwrap();
+    assert_eq!(code, Some(0));
+    drop(cluster);
 
-    // The closure is put right: the same executor process serves the same checkpoint.
     job.send(20);
-    let repaired = job
-        .application_of("wordcount", "earliest")
-        .on_port_of(&application);
-    let driver = repaired.start_driver().unwrap();
-    driver.wait_ready().unwrap();
-    wait_until(SOON, "the executor at the new driver", || {
-        driver
-            .rest("executors")
-            .is_ok_and(|shown| shown[0]["process_id"] == pid && shown[0]["state"] == "connected")
-    })
-    .unwrap();
+    let cluster = job.application().start(1).unwrap();
+    job.finish(cluster);
+}
+
+#[test]
+fn an_executor_lives_on_after_panics() {
+    let job = WordJob::new("panic-twice");
+    job.send(20);
+    // Panics twice on an executor with an odd process id, then counts.
+    let application = job
+        .application_of("fail-on-odd", "earliest")
+        .conf("task.max_failures", 10)
+        .cores(1);
+    let cluster = application.start(0).unwrap();
+    let odd = loop {
+        let executor = application.start_executor().unwrap();
+        if executor.pid() % 2 == 1 {
+            break executor;
+        }
+    };
+    wait_executors(&cluster, 1);
     job.wait_counted();
-    assert_eq!(driver.stop().unwrap(), Some(0));
+    let executors = wait_executors(&cluster, 1);
+    assert_eq!(executors[0]["process_id"], odd.pid());
+    assert_eq!(odd.exit_status().unwrap(), None);
+    let page = cluster.driver.http("/metrics").unwrap();
+    assert_eq!(
+        metric(&page, "millstream_driver_task_retries_total", ""),
+        2.0
+    );
+    job.wait_counted();
+    assert_eq!(cluster.driver.stop().unwrap(), Some(0));
+    odd.wait_exit(SOON).unwrap();
     job.check();
 }

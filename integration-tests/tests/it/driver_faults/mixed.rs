@@ -28,7 +28,10 @@ impl Half {
 
     fn counted(&self) -> Counts {
         let mut counts = Counts::new();
-        for record in kafka().consume_all(&self.sink, Isolation::ReadCommitted).unwrap() {
+        for record in kafka()
+            .consume_all(&self.sink, Isolation::ReadCommitted)
+            .unwrap()
+        {
             let word = String::from_utf8(record.key.clone().unwrap()).unwrap();
             *counts.entry(word).or_default() += record.text().trim().parse::<u64>().unwrap();
         }
@@ -71,21 +74,32 @@ fn half_written(name: &str) -> Half {
         .unwrap();
     cluster.wait_failpoint("executor.task.start").unwrap();
     let half = Half { job, sink, old };
-    wait_until(PATIENCE, "the first sink partition", || !half.counted().is_empty()).unwrap();
+    wait_until(PATIENCE, "the first sink partition", || {
+        !half.counted().is_empty()
+    })
+    .unwrap();
     cluster.driver.process.kill().unwrap();
     for pid in cluster.executors() {
         cluster.kill_executor(pid).unwrap();
     }
     drop(cluster);
     let written = half.counted();
-    assert!(written.len() < half.job.expected().len(), "both partitions are written: {written:?}");
+    assert!(
+        written.len() < half.job.expected().len(),
+        "both partitions are written: {written:?}"
+    );
 
     let new = half.application(&rebuilt(&half.job), &["--salt", "1"]);
     let cluster = new.start(1).unwrap();
     assert_ends(
         &cluster.driver.process,
         1,
-        &["error:", "sink partition 0", "run the old build once", "--accept-mixed-batch 0"],
+        &[
+            "error:",
+            "sink partition 0",
+            "run the old build once",
+            "--accept-mixed-batch 0",
+        ],
     );
     assert_eq!(half.counted(), written, "the refused build wrote");
     half
@@ -98,7 +112,10 @@ fn the_old_build_finishes_the_batch() {
     half.finish(cluster);
     // Then the new one goes on.
     half.job.send(20);
-    let cluster = half.application(&rebuilt(&half.job), &["--salt", "1"]).start(1).unwrap();
+    let cluster = half
+        .application(&rebuilt(&half.job), &["--salt", "1"])
+        .start(1)
+        .unwrap();
     half.finish(cluster);
 }
 
@@ -106,9 +123,14 @@ fn the_old_build_finishes_the_batch() {
 fn the_mixed_batch_is_accepted() {
     let half = half_written("mixed-accepted");
     let accepted = ["--salt", "1", "--accept-mixed-batch", "0"];
-    let cluster = half.application(&rebuilt(&half.job), &accepted).start(1).unwrap();
+    let cluster = half
+        .application(&rebuilt(&half.job), &accepted)
+        .start(1)
+        .unwrap();
     half.finish(cluster);
-    let records = kafka().consume_all(&half.sink, Isolation::ReadCommitted).unwrap();
+    let records = kafka()
+        .consume_all(&half.sink, Isolation::ReadCommitted)
+        .unwrap();
     let mut builds: BTreeMap<bool, usize> = BTreeMap::new();
     for record in records {
         *builds.entry(record.text().ends_with(' ')).or_default() += 1;
