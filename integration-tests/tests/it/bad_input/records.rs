@@ -1,8 +1,8 @@
 //! Records that are no text or too large, under each policy.
 
-use millstream_integration_tests::cluster::Cluster;
+use millstream_integration_tests::{cluster::Cluster, wait::wait_until};
 
-use crate::word_job::{WordJob, assert_ends};
+use crate::word_job::{SOON, WordJob, assert_ends};
 
 const NOT_UTF8: &[u8] = b"broken\xff\xfe text";
 
@@ -14,6 +14,15 @@ fn malformed(cluster: &Cluster) -> u64 {
         .iter()
         .map(|batch| batch["malformed"].as_u64().unwrap());
     counts.sum()
+}
+
+/// Waits until the batches show one malformed record, not more: a batch is shown just after its output stands.
+fn wait_malformed(cluster: &Cluster) {
+    wait_until(SOON, "the malformed record in REST", || {
+        malformed(cluster) > 0
+    })
+    .unwrap();
+    assert_eq!(malformed(cluster), 1);
 }
 
 /// Under `policy` the record becomes `words`, and is counted.
@@ -30,7 +39,7 @@ fn goes_on(policy: &str, words: &[&str]) {
         .start(0)
         .unwrap();
     job.wait_counted();
-    assert_eq!(malformed(&cluster), 1);
+    wait_malformed(&cluster);
     job.finish(cluster);
 }
 
@@ -105,6 +114,6 @@ fn a_record_larger_than_the_limit_is_dropped_and_counted() {
         .start(0)
         .unwrap();
     job.wait_counted();
-    assert_eq!(malformed(&cluster), 1);
+    wait_malformed(&cluster);
     job.finish(cluster);
 }
