@@ -23,8 +23,8 @@ pub(crate) struct LaunchArgs {
     /// How long each batch spans, such as 500ms or 10s; 0s runs batches back to back [default: 1s]
     #[arg(long, value_name = "DURATION")]
     pub batch_interval: Option<String>,
-    /// Folder or URL where progress is kept, so that the same command goes on after any crash; without it nothing survives the driver
-    #[arg(long, value_name = "LOCATION")]
+    /// Folder where progress is kept, so that the same command goes on after any crash; without it nothing survives the driver
+    #[arg(long, value_name = "FOLDER")]
     pub checkpoint: Option<String>,
     #[command(flatten)]
     pub common: CommonArgs,
@@ -97,6 +97,13 @@ pub(crate) fn command<A: Args>() -> Result<Command, Error> {
     let mut command = Command::new(program_name()).next_help_heading("Application");
     command = A::augment_args(command);
     command = LaunchArgs::augment_args(command);
+    // The flags' own documentation is no description of the program.
+    let about = own.get_about().cloned().unwrap_or_default();
+    let long_about = own
+        .get_long_about()
+        .cloned()
+        .unwrap_or_else(|| about.clone());
+    command = command.about(about).long_about(long_about);
     Ok(command
         .version(env!("CARGO_PKG_VERSION"))
         .subcommand(executor)

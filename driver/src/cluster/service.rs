@@ -336,7 +336,7 @@ impl Cluster {
             let failure = refusal(
                 UNSHARED_FILES,
                 format!(
-                    "a file:// checkpoint or output must be one file system for the driver and every executor, but the executor could not read what the driver wrote: {}; mount the same folder on all hosts, or use an object store",
+                    "a file:// checkpoint or output must be one file system for the driver and every executor, but the executor could not read what the driver wrote: {}; mount the same folder on all hosts",
                     hello.unshared.join("; ")
                 ),
             );
