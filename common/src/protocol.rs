@@ -279,6 +279,12 @@ pub struct TaskCounts {
     pub output_rows: u64,
     /// Bytes spilled to disk by the task itself.
     pub spilled_bytes: u64,
+    /// Records read from Kafka.
+    pub kafka_records: u64,
+    /// Kafka ranges that had been read ahead whole when the task opened them.
+    pub kafka_ranges_buffered: u64,
+    /// Kafka ranges of which the task had to wait for records.
+    pub kafka_ranges_awaited: u64,
 }
 
 /// What one attempt left at a sink, for `commits/<batch>` and the driver half.

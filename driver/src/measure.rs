@@ -118,6 +118,7 @@ fn count(
         .with(label)
         .set(i64::try_from(batch.queued).unwrap_or(i64::MAX));
     driver.input_records.with(label).inc_by(batch.input_rows());
+    driver.stages.inc_by(batch.summary.stages.len() as u64);
     for source in &batch.sources {
         for (partition, lag) in &source.lag {
             let labels = LagLabels {

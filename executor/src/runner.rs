@@ -17,7 +17,7 @@ use millstream_common::{
     failure::{Failure, FailureKind, Retry},
     ids::TaskId,
     protocol::{TaskCounts, TaskInput, TaskOutput, TaskReport},
-    telemetry::metrics::{Metrics, TaskOutcome},
+    telemetry::metrics::{Metrics, RangeState, TaskOutcome},
     time::{BatchTime, Clock},
 };
 use millstream_dataflow::program::{CancelToken, StageProgram, TaskContext};
@@ -185,6 +185,15 @@ impl Slot {
                 if let Some(sink) = &output.sink {
                     metrics.sink_rows.inc_by(sink.rows);
                 }
+                let counts = &output.counts;
+                metrics.spilled_bytes.inc_by(counts.spilled_bytes);
+                metrics.malformed_records.inc_by(counts.malformed);
+                metrics.kafka_records.inc_by(counts.kafka_records);
+                let ranges = &metrics.kafka_ranges;
+                let buffered = ranges.with(&RangeState::Buffered);
+                buffered.inc_by(counts.kafka_ranges_buffered);
+                let awaited = ranges.with(&RangeState::Awaited);
+                awaited.inc_by(counts.kafka_ranges_awaited);
                 TaskOutcome::Succeeded
             }
             Err(failure) => match failure.kind {

@@ -11,6 +11,7 @@
 //! - [`kafka`]: a Kafka broker's whole life, and a client that fills and reads topics.
 //! - [`process`]: child processes that can't outlive the test, with their output captured.
 //! - [`proxy`]: a TCP proxy that cuts or stalls the connections through it.
+//! - [`rows`]: rows made from their number alone, for jobs over gigabytes.
 //! - [`wait`]: deadlines, and waiting for a condition of the outside world.
 
 pub mod cluster;
@@ -19,6 +20,7 @@ pub mod installed;
 pub mod kafka;
 pub mod process;
 pub mod proxy;
+pub mod rows;
 pub mod wait;
 
 pub use error::Error;

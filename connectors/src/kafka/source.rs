@@ -118,6 +118,7 @@ impl SplitSource<Vec<Record>> for KafkaSplits {
             Opened::Repositioned => &self.read_ahead.repositioned,
         };
         count.fetch_add(1, Ordering::Relaxed);
+        let uncounted = (range.from < range.until).then_some(opened);
         let deadline = self.clock.now().after(task.input_deadline);
         Ok(Box::new(RangeReader {
             topic: Text::from(range.topic.as_str()),
@@ -128,6 +129,7 @@ impl SplitSource<Vec<Record>> for KafkaSplits {
             clock: Arc::clone(&self.clock),
             deadline,
             end_confirmed: false,
+            uncounted,
         }))
     }
 
@@ -154,6 +156,8 @@ struct RangeReader {
     deadline: Tick,
     /// The leader has all of the range and fetching began anew since: the next end-of-partition means it.
     end_confirmed: bool,
+    /// How the range was found, until the task's counts have it.
+    uncounted: Option<Opened>,
 }
 
 impl SplitReader<Vec<Record>> for RangeReader {
@@ -163,6 +167,11 @@ impl SplitReader<Vec<Record>> for RangeReader {
         task: &mut TaskContext<'_>,
     ) -> Result<More, Failure> {
         task.counts.malformed += malformed::take_count();
+        match self.uncounted.take() {
+            Some(Opened::Buffered) => task.counts.kafka_ranges_buffered += 1,
+            Some(Opened::Partly | Opened::Repositioned) => task.counts.kafka_ranges_awaited += 1,
+            None => {}
+        }
         task.cancel.check()?;
         let range = &self.range;
         match self.fetcher.step(range.partition, self.ticket, range.until) {
@@ -259,6 +268,7 @@ impl RangeReader {
         for entry in &fetched.entries {
             let record = self.record(&fetched.bytes, entry)?;
             task.counts.input_rows += 1;
+            task.counts.kafka_records += 1;
             task.counts.input_bytes += record.value.as_ref().map_or(0, |value| value.len() as u64);
             if let Some(too_long) = self.too_long(&record) {
                 match self.settings.on_malformed {

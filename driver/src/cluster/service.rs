@@ -13,7 +13,7 @@ use millstream_common::{
         Application, Hello, PROTOCOL_VERSION, QueryGrant, RegisterReply, RegisterRequest,
         SharedFile, ToDriver, ToExecutor,
     },
-    telemetry::metrics::{Metrics, TaskOutcome},
+    telemetry::metrics::{LocalityLevel, Metrics, TaskOutcome},
     time::{Clock, Tick},
 };
 use millstream_proto::refusal::{BUILD_MISMATCH, PROTOCOL_MISMATCH, UNSHARED_FILES, refusal};
@@ -376,6 +376,9 @@ impl Cluster {
                     Err(failure) if failure.kind == FailureKind::Cancelled => {
                         TaskOutcome::Cancelled
                     }
+                    Err(failure) if failure.kind == FailureKind::Superseded => {
+                        TaskOutcome::Superseded
+                    }
                     Err(_) => TaskOutcome::Failed,
                 };
                 self.metrics.driver().tasks.with(&outcome).inc();
@@ -514,7 +517,11 @@ impl Cluster {
                 executor,
                 failure,
             } => {
-                self.metrics.driver().task_retries.inc();
+                let driver = self.metrics.driver();
+                driver.task_retries.inc();
+                if failure.kind == FailureKind::ExecutorLost {
+                    driver.tasks.with(&TaskOutcome::Lost).inc();
+                }
                 tracing::warn!(%task, %executor, %failure, "task failed and is tried again");
             }
             Note::Excluded { executor, task } => {
@@ -537,6 +544,11 @@ impl Cluster {
                 preferred,
                 elsewhere,
             } => {
+                let locality = &self.metrics.driver().task_locality;
+                let there = locality.with(&LocalityLevel::Preferred);
+                there.inc_by(u64::from(preferred));
+                let other = locality.with(&LocalityLevel::Other);
+                other.inc_by(u64::from(elsewhere));
                 tracing::debug!(preferred, elsewhere, "tasks placed");
             }
         }

@@ -17,5 +17,6 @@ mod harness;
 mod kafka_sink;
 mod kafka_source;
 mod launching;
+mod runtime;
 mod seeing;
 mod word_job;

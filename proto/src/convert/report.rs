@@ -106,6 +106,9 @@ impl From<TaskCounts> for pb::TaskCounts {
             shuffle_rows_written: counts.shuffle_rows_written,
             output_rows: counts.output_rows,
             spilled_bytes: counts.spilled_bytes,
+            kafka_records: counts.kafka_records,
+            kafka_ranges_buffered: counts.kafka_ranges_buffered,
+            kafka_ranges_awaited: counts.kafka_ranges_awaited,
         }
     }
 }
@@ -120,6 +123,9 @@ impl From<pb::TaskCounts> for TaskCounts {
             shuffle_rows_written: counts.shuffle_rows_written,
             output_rows: counts.output_rows,
             spilled_bytes: counts.spilled_bytes,
+            kafka_records: counts.kafka_records,
+            kafka_ranges_buffered: counts.kafka_ranges_buffered,
+            kafka_ranges_awaited: counts.kafka_ranges_awaited,
         }
     }
 }

@@ -103,7 +103,7 @@ prop_compose! {
         result in option::of(vec(any::<u8>(), 0..9).prop_map(Bytes::from)),
         sink in option::of((any::<u32>(), any::<u64>(), any::<u64>(), json())),
         state in vec((".{0,4}", any::<u32>(), ".{0,4}", any::<[u64; 3]>()), 0..2),
-        counts in any::<[u64; 7]>(),
+        counts in any::<[u64; 10]>(),
     ) -> TaskOutput {
         TaskOutput {
             exchanges,
@@ -123,6 +123,9 @@ prop_compose! {
                 shuffle_rows_written: counts[4],
                 output_rows: counts[5],
                 spilled_bytes: counts[6],
+                kafka_records: counts[7],
+                kafka_ranges_buffered: counts[8],
+                kafka_ranges_awaited: counts[9],
             },
         }
     }

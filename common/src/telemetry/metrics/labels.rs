@@ -7,8 +7,6 @@ use prometheus_client::encoding::{
     EncodeLabelSet, EncodeLabelValue, LabelSetEncoder, LabelValueEncoder,
 };
 
-use crate::config::{OnMalformed, Setting};
-
 /// A set of labels that a metric can have.
 pub trait Labels: EncodeLabelSet + Clone + Debug + Hash + Eq + Send + Sync + 'static {
     /// The labels, in the order in which they are served.
@@ -90,16 +88,6 @@ label_words! {
         Failed = "failed",
     }
 
-    /// How an attempt of a stage ended.
-    StageOutcome "outcome" {
-        /// All its tasks succeeded.
-        Succeeded = "succeeded",
-        /// A task failed too often, or blocks could not be fetched.
-        Failed = "failed",
-        /// Its batch or query was stopped.
-        Cancelled = "cancelled",
-    }
-
     /// How an attempt of a task ended.
     TaskOutcome "outcome" {
         /// Its result counts.
@@ -120,8 +108,6 @@ label_words! {
         Preferred = "preferred",
         /// On another one.
         Other = "other",
-        /// It had no preference.
-        Any = "any",
     }
 
     /// Whether a task found its Kafka records ready.
@@ -138,24 +124,6 @@ label_words! {
         Local = "local",
         /// A peer.
         Remote = "remote",
-    }
-}
-
-/// The policy for malformed records is a label as it stands.
-impl EncodeLabelSet for OnMalformed {
-    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
-        EncodeLabelSet::encode(&[("policy", self.to_text())], encoder)
-    }
-}
-
-impl Labels for OnMalformed {
-    const SPECS: &'static [LabelSpec] = &[LabelSpec {
-        name: "policy",
-        words: &["fail", "drop", "replace"],
-    }];
-
-    fn known() -> &'static [Self] {
-        &[Self::Fail, Self::Drop, Self::Replace]
     }
 }
 

@@ -28,7 +28,7 @@ use prometheus_client::registry::Registry;
 pub use instrument::{By, DurationHistogram, Instrument, MetricSpec};
 pub use labels::{
     BatchLabels, BatchOutcome, Labels, LagLabels, LocalityLevel, QueryLabel, RangeState,
-    ReadOrigin, StageOutcome, TaskOutcome,
+    ReadOrigin, TaskOutcome,
 };
 pub use prometheus_client::metrics::counter::Counter;
 pub use prometheus_client::metrics::gauge::Gauge;

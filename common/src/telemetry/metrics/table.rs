@@ -6,10 +6,8 @@ use prometheus_client::registry::Registry;
 
 use super::instrument::{By, DurationHistogram, Instrument, MetricSpec, declare_metrics};
 use super::labels::{
-    BatchLabels, LagLabels, LocalityLevel, QueryLabel, RangeState, ReadOrigin, StageOutcome,
-    TaskOutcome,
+    BatchLabels, LagLabels, LocalityLevel, QueryLabel, RangeState, ReadOrigin, TaskOutcome,
 };
-use crate::config::OnMalformed;
 
 declare_metrics! {
     /// What a driver counts.
@@ -26,14 +24,16 @@ declare_metrics! {
         "millstream_driver_input_records_total" input_records: By<QueryLabel, Counter>;
         /// Records that are in a partition of a source and in no committed batch yet.
         "millstream_driver_source_lag" source_lag: By<LagLabels, Gauge>;
-        /// Attempts of stages that ended.
-        "millstream_driver_stages_total" stages: By<StageOutcome, Counter>;
+        /// Stages of batches that were committed.
+        "millstream_driver_stages_total" stages: Counter;
         /// Attempts of stages made because blocks of an earlier attempt were lost.
         "millstream_driver_stage_reruns_total" stage_reruns: Counter;
         /// Attempts of tasks that ended.
         "millstream_driver_tasks_total" tasks: By<TaskOutcome, Counter>;
         /// Attempts of tasks made because an earlier attempt did not succeed.
         "millstream_driver_task_retries_total" task_retries: Counter;
+        /// Attempts of tasks that had an executor to prefer (their consumer, block, state or producer is there), by whether they were placed on it.
+        "millstream_driver_task_locality_total" task_locality: By<LocalityLevel, Counter>;
         /// Executors that are registered and alive.
         "millstream_driver_executors_alive" executors_alive: Gauge;
         /// Executors that went silent, lost their connection or died.
@@ -50,14 +50,12 @@ declare_metrics! {
         "millstream_executor_tasks_total" tasks: By<TaskOutcome, Counter>;
         /// From a task's start to its end.
         "millstream_executor_task_seconds" task_duration: DurationHistogram;
-        /// Tasks started, by where they ran against where their data is.
-        "millstream_executor_task_locality_total" task_locality: By<LocalityLevel, Counter>;
-        /// Records read from Kafka by tasks.
+        /// Records read from Kafka by tasks that succeeded.
         "millstream_executor_kafka_records_total" kafka_records: Counter;
-        /// Kafka ranges read by tasks, by whether all records were there when the task came.
+        /// Kafka ranges read by tasks that succeeded, by whether all records were there when the task came.
         "millstream_executor_kafka_ranges_total" kafka_ranges: By<RangeState, Counter>;
-        /// Records that could not be decoded, by what was done with them.
-        "millstream_executor_malformed_records_total" malformed_records: By<OnMalformed, Counter>;
+        /// Records that could not be decoded and were dropped or replaced, by tasks that succeeded.
+        "millstream_executor_malformed_records_total" malformed_records: Counter;
         /// Bytes of blocks written, as they are stored.
         "millstream_executor_shuffle_written_bytes_total" shuffle_written_bytes: Counter;
         /// Records written into blocks, after combining.
@@ -74,7 +72,5 @@ declare_metrics! {
         "millstream_executor_memory_used_bytes" memory_used: Gauge;
         /// Rows written to sinks by tasks that succeeded.
         "millstream_executor_sink_rows_total" sink_rows: Counter;
-        /// From sending a heartbeat to the driver's answer.
-        "millstream_executor_heartbeat_seconds" heartbeat: DurationHistogram;
     }
 }
