@@ -56,10 +56,13 @@ fn without_an_interval_a_batch_follows_the_other() {
         .args(["--output", output.to_str().unwrap()])
         .conf("batch.interval", "0s");
     let cluster = start(&application, 1);
+    // Without an interval a batch waits for input, and for nothing else.
     for file in 0..5 {
         place.put(&format!("lines-{file}"), "a b a\n");
-        let before = cluster.newest_batch().unwrap_or_default();
-        cluster.wait_batch(before + 2).unwrap();
+        wait_until(PATIENCE, "the file's batch to be committed", || {
+            batches(&cluster).len() == file + 1
+        })
+        .unwrap();
     }
     let batches = batches(&cluster);
     assert_steps(&numbers(&batches, "batch"), 1);

@@ -2,8 +2,8 @@
 
 use super::{Counts, Place, of_executors, start, stop, wait_input};
 
-const WORDS: u64 = 50;
-const LINES: u64 = 4_000;
+const WORDS: u64 = 2_000;
+const LINES: u64 = 8_000;
 
 fn text() -> (String, Counts) {
     let mut text = String::new();
@@ -31,8 +31,8 @@ fn written(compression: &str) -> (u64, u64, u64) {
         .test_job("wordcount")
         .args(["--output", output.to_str().unwrap()])
         .conf("shuffle.compression", compression)
-        .conf("files.split_size", "64KiB");
-    let map_tasks = (text.len() as u64).div_ceil(64 * 1024);
+        .conf("files.split_size", "128KiB");
+    let map_tasks = (text.len() as u64).div_ceil(128 * 1024);
     let cluster = start(&application, 2);
     place.put("lines", &text);
     wait_input(&cluster);
