@@ -18,7 +18,7 @@ fn application(place: &Place, topic: &str) -> Application {
         .args(["--job", "wordcount", "--brokers", brokers, "--topic", topic])
         .args(["--output", output.to_str().unwrap()])
         .conf("parallelism", 4)
-        .conf("stop.timeout", "60s")
+        .conf("stop.timeout", "20s")
 }
 
 #[test]

@@ -70,7 +70,7 @@ impl Place {
             .args(["--dir", input.to_str().unwrap()])
             .conf("batch.interval", "300ms")
             .conf("parallelism", 4)
-            .conf("stop.timeout", "60s")
+            .conf("stop.timeout", "20s")
             .conf("shuffle.spill_dir", self.folder.path().display())
     }
 
