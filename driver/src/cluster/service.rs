@@ -601,7 +601,15 @@ impl ClusterHandle {
         let (news_sender, news) = mpsc::channel(QUERY_PORT);
         let cluster = self.clone();
         tokio::spawn(async move {
-            while let Some(event) = inbox.recv().await {
+            loop {
+                // The end of the service is the end of its news: the query must not wait for more.
+                let event = tokio::select! {
+                    event = inbox.recv() => event,
+                    () = cluster.sender.closed() => None,
+                };
+                let Some(event) = event else {
+                    break;
+                };
                 let sent = match event {
                     Event::QueryAdded(grant) => cluster.add_query(grant, news_sender.clone()).await,
                     event => cluster.schedule(event).await,

@@ -8,7 +8,7 @@
 //! - `soak`: random kills for a while
 //! - `zombies`: executors that sleep or are cut off, and come back
 //!
-//! Records that arrive between the read-ahead's end and the planned range are in `kafka_source::faults`, where the range can be chosen.
+//! Records that arrive between the read-ahead's end and the planned range are in `kafka_source::reading`, where the range can be chosen.
 
 mod executors;
 mod kafka_outputs;

@@ -38,7 +38,10 @@ fn random_kills_lose_nothing_and_double_nothing() {
     let application = scene
         .application("wordcount", &output)
         .args(["--checkpoint", checkpoint.to_str().expect("a plain path")])
-        .conf("batch.interval", "500ms");
+        // A backlog taken in small pieces of all partitions: hardly a moment without a batch under way, as kills in between prove little.
+        .conf("batch.interval", "100ms")
+        .conf("kafka.max_rate_per_partition", 500);
+    scene.send(seconds * 1_000);
     let mut cluster = application.start(3).unwrap();
     let mut alive = cluster.executors();
     wait_connected(&cluster, &alive);
@@ -48,8 +51,8 @@ fn random_kills_lose_nothing_and_double_nothing() {
     thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(Ordering::Acquire) {
-                scene.send(100);
-                pause(Duration::from_millis(200));
+                scene.send(400);
+                pause(Duration::from_millis(100));
             }
         });
         let killing = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
