@@ -292,6 +292,7 @@ impl<'t, 'a, K: Key, C: Data> Table<'t, 'a, K, C> {
     fn merge_runs(&mut self, merge_combined: &dyn Fn(C, C) -> C) -> Result<(), Failure> {
         let mut merged = Merged {
             merge: Merge::new(std::mem::take(&mut self.runs))?,
+            read_bytes: 0,
         };
         let mut writer = RunWriter::create(self.task)?;
         let mut encoded = Vec::new();
@@ -324,6 +325,7 @@ impl<'t, 'a, K: Key, C: Data> Table<'t, 'a, K, C> {
         drop(self);
         Ok(Combined::Spilled(Merged {
             merge: Merge::new(runs)?,
+            read_bytes: 0,
         }))
     }
 }
@@ -358,6 +360,14 @@ impl<K: Key, C: Data> Combined<K, C> {
             Self::Spilled(merged) => merged.next(merge_combined),
         }
     }
+
+    /// Encoded bytes that were read from disk so far; what comes from memory counts nothing, as it was there already.
+    pub fn read_bytes(&self) -> usize {
+        match self {
+            Self::Memory(_) => 0,
+            Self::Spilled(merged) => merged.read_bytes,
+        }
+    }
 }
 
 /// A table that never spilled, in the order in which keys were first seen.
@@ -386,6 +396,7 @@ impl<K: Key, C: Data> InMemory<K, C> {
 /// A table's runs, merged: ordered by partition, then by the keys' canonical bytes.
 pub struct Merged {
     merge: Merge,
+    read_bytes: usize,
 }
 
 impl Merged {
@@ -394,7 +405,9 @@ impl Merged {
         merge_combined: &dyn Fn(C, C) -> C,
     ) -> Result<Option<(u32, K, C)>, Failure> {
         let mut merged: Option<(K, C)> = None;
+        let read_bytes = &mut self.read_bytes;
         let partition = self.merge.next_key(|row| {
+            *read_bytes += row.len();
             let ((key, later), _) =
                 codec::decode::<(K, C)>(row).map_err(|error| codec_failure(&error))?;
             merged = Some(match merged.take() {

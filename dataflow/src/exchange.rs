@@ -17,6 +17,9 @@ use crate::{
     write::ExchangeWriter,
 };
 
+/// Encoded bytes of merged rows after which a chunk is full.
+const CHUNK_BYTES: usize = 1 << 20;
+
 fn output(metas: Vec<BlockMeta>) -> TaskOutput {
     TaskOutput {
         exchanges: vec![metas],
@@ -293,7 +296,9 @@ where
             None => self.combine()?,
         };
         self.operator.enter();
-        while chunk.len() < CHUNK_ROWS {
+        // Groups can be large: a chunk of them is bounded by bytes too.
+        let until = combined.read_bytes().saturating_add(CHUNK_BYTES);
+        while chunk.len() < CHUNK_ROWS && combined.read_bytes() < until {
             match combined.next(&*self.merge_combined)? {
                 Some((_, key, value)) => chunk.push((key, value)),
                 None => return Ok(false),
