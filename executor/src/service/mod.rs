@@ -346,6 +346,10 @@ impl Executor {
                 }
                 Err(error) => {
                     let end = SessionEnd::of_error(&error);
+                    if matches!(end, SessionEnd::Cut) && life.is_leaving() {
+                        // No driver is there that could still need its blocks.
+                        return SessionEnd::Exit(ExitReason::Left);
+                    }
                     if matches!(end, SessionEnd::Cut) && !is_told {
                         is_told = true;
                         tracing::warn!(%error, executor = %registration.executor, "the session can't be opened; trying on");
