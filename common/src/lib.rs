@@ -3,7 +3,7 @@
 //! Layout:
 //! - [`codec`]: rows as bytes
 //! - [`config`]: the registry of configuration keys, and the checked configuration
-//! - [`failpoint`]: named points where fault tests make a process wait or die; nothing without the feature
+//! - [`mod@failpoint`]: named points where fault tests make a process wait or die; nothing without the feature
 //! - [`failure`]: the error type that crosses the wire
 //! - [`frame`]: blocks of rows in files and on their way: compression, checksums
 //! - [`ids`]: queries, epochs, batches, stages, tasks, blocks, executors

@@ -1,7 +1,7 @@
 //! Sources and sinks. Each has a driver half (discover splits, publish, commit) and an executor half (read, write).
 //!
 //! Layout:
-//! - [`conformance`]: what every source and sink must pass; with the feature `testing`
+//! - `conformance`: what every source and sink must pass; with the feature `testing`
 //! - [`kafka`]: Kafka topics
 //! - [`malformed`]: what happens to records that can't be read
 //! - [`sink`]: the contract of sinks

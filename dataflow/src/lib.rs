@@ -18,7 +18,7 @@
 //! - [`runs`]: sorted runs on disk, and merging them
 //! - [`stage`]: a pipeline and its end as a [`program::StageProgram`]
 //! - [`task`]: the running task as operators see it
-//! - [`write`]: rows into the blocks of an exchange
+//! - [`mod@write`]: rows into the blocks of an exchange
 
 pub mod combine;
 pub mod detach;
