@@ -128,7 +128,8 @@ fn tree(package: &str) -> BTreeSet<String> {
             "--package",
             package,
             "--edges",
-            "normal,build",
+            // Those of examples and tests are development dependencies.
+            "normal,build,dev",
         ])
         .args(["--prefix", "none", "--format", "{p}"])
         .current_dir(root())
