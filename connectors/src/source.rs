@@ -1,11 +1,7 @@
 //! The contract of sources. The driver half is async and runs on the driver alone; the executor half is synchronous and runs on a slot thread.
 
 use async_trait::async_trait;
-use millstream_common::{
-    failure::Failure,
-    ids::{BatchId, TaskId},
-    time::BatchTime,
-};
+use millstream_common::{failure::Failure, ids::BatchId, time::BatchTime};
 use millstream_dataflow::program::TaskContext;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -131,9 +127,4 @@ pub trait SplitSource<Chunk>: Send + Sync {
 
     /// Lets go of what is held across tasks.
     fn close(&self) {}
-}
-
-/// What a task is called in a connector's messages.
-pub fn describe(task: &TaskId) -> String {
-    format!("batch {} partition {}", task.batch, task.partition)
 }

@@ -92,7 +92,7 @@ pub trait OutputDriver: Send + Sync {
 }
 
 /// An output that is a sink.
-pub struct SinkOutput<S>(pub S);
+pub struct SinkOutput(pub Arc<dyn SinkDriver>);
 
 impl From<BatchInfo> for SinkBatch {
     fn from(info: BatchInfo) -> Self {
@@ -106,7 +106,7 @@ impl From<BatchInfo> for SinkBatch {
 }
 
 #[async_trait]
-impl<S: SinkDriver> OutputDriver for SinkOutput<S> {
+impl OutputDriver for SinkOutput {
     async fn check(&self, query: QueryId, next: BatchId) -> Result<Vec<PathBuf>, Failure> {
         self.0.check(query, next).await
     }

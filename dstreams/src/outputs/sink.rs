@@ -1,13 +1,8 @@
 //! Sinks of connectors as outputs.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
-use async_trait::async_trait;
-use millstream_common::{
-    failure::Failure,
-    ids::{BatchId, QueryId},
-    protocol::{SinkCommit, TaskOutput},
-};
+use millstream_common::{failure::Failure, protocol::TaskOutput};
 use millstream_connectors::sink::{Sink, SinkDriver, WriteId};
 use millstream_dataflow::{
     combine::Data,
@@ -15,7 +10,7 @@ use millstream_dataflow::{
     stage::Exit,
     task::Task,
 };
-use millstream_driver::output::{BatchInfo, OutputDriver};
+use millstream_driver::output::SinkOutput;
 use serde_json::Value;
 
 use crate::{
@@ -48,7 +43,7 @@ impl<T: Data> DStream<T> {
                     };
                     Ok(with.program(with.typed::<T>(open)?, exit))
                 }),
-                driver: Box::new(move |_, _| Arc::new(SinkHalf(driver.clone()))),
+                driver: Box::new(move |_, _| Arc::new(SinkOutput(driver.clone()))),
                 close: Some(Arc::new(move || closing.close())),
                 empty_to_empty: true,
                 speculative: false,
@@ -88,26 +83,5 @@ impl<T: Data> Exit<T> for WriteRows<T> {
             sink: Some(commit),
             ..TaskOutput::default()
         })
-    }
-}
-
-struct SinkHalf(Arc<dyn SinkDriver>);
-
-#[async_trait]
-impl OutputDriver for SinkHalf {
-    async fn check(&self, query: QueryId, next: BatchId) -> Result<Vec<PathBuf>, Failure> {
-        self.0.check(query, next).await
-    }
-
-    fn publishes(&self) -> bool {
-        self.0.publishes()
-    }
-
-    async fn publish(&self, batch: BatchInfo, winners: &[SinkCommit]) -> Result<(), Failure> {
-        self.0.publish(batch.into(), winners).await
-    }
-
-    async fn sweep(&self, batch: BatchInfo) {
-        self.0.sweep(batch.into()).await;
     }
 }
