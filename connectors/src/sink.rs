@@ -86,19 +86,28 @@ pub struct SinkBatch {
     pub batch_time: BatchTime,
 }
 
+/// What a sink's driver half knows when its query starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SinkStart {
+    /// The query.
+    pub query: QueryId,
+    /// The output's stable id.
+    pub output: String,
+    /// The next batch to run.
+    pub next: BatchId,
+    /// Where `next` was begun before and not committed: the build that began it.
+    pub interrupted_build: Option<String>,
+}
+
 /// The driver half of a sink.
 #[async_trait]
 pub trait SinkDriver: Send + Sync {
-    /// At start, before the first batch: is everything there that writing needs? `next` is the next batch to run. Folders that driver and executors must
-    /// share are returned, to be proven at registration.
+    /// At start, before the first batch: is everything there that writing needs, and did no other build write half of a batch that this one would finish?
+    /// Folders that driver and executors must share are returned, to be proven at registration.
     ///
     /// # Errors
     /// What is missing and the way out.
-    async fn check(
-        &self,
-        query: QueryId,
-        next: BatchId,
-    ) -> Result<Vec<std::path::PathBuf>, Failure>;
+    async fn check(&self, start: &SinkStart) -> Result<Vec<std::path::PathBuf>, Failure>;
 
     /// The batch is committed with these winners, in partition order: make them seen. Called again after a restart for the newest commit; idempotent.
     ///

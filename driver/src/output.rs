@@ -10,7 +10,7 @@ use millstream_common::{
     protocol::{BlockLocation, SinkCommit},
     time::BatchTime,
 };
-use millstream_connectors::sink::{SinkBatch, SinkDriver};
+use millstream_connectors::sink::{SinkBatch, SinkDriver, SinkStart};
 
 /// The batch that an output is called for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,12 +51,11 @@ pub trait BlockReader: Send + Sync {
 /// The driver half of an output.
 #[async_trait]
 pub trait OutputDriver: Send + Sync {
-    /// At start, before the first batch: is everything there? `next` is the next batch to run. Folders that driver and executors must share are
-    /// returned.
+    /// At start, before the first batch: is everything there? Folders that driver and executors must share are returned.
     ///
     /// # Errors
     /// What is missing and the way out.
-    async fn check(&self, _query: QueryId, _next: BatchId) -> Result<Vec<PathBuf>, Failure> {
+    async fn check(&self, _start: &SinkStart) -> Result<Vec<PathBuf>, Failure> {
         Ok(Vec::new())
     }
 
@@ -107,8 +106,8 @@ impl From<BatchInfo> for SinkBatch {
 
 #[async_trait]
 impl OutputDriver for SinkOutput {
-    async fn check(&self, query: QueryId, next: BatchId) -> Result<Vec<PathBuf>, Failure> {
-        self.0.check(query, next).await
+    async fn check(&self, start: &SinkStart) -> Result<Vec<PathBuf>, Failure> {
+        self.0.check(start).await
     }
 
     async fn publish(&self, batch: BatchInfo, winners: &[SinkCommit]) -> Result<(), Failure> {

@@ -7,7 +7,7 @@ use millstream_common::{
 };
 
 use super::{Attempt, NoServices, Violation, batch_time, during, must};
-use crate::sink::{Sink, SinkBatch, SinkDriver, WriteId};
+use crate::sink::{Sink, SinkBatch, SinkDriver, SinkStart, WriteId};
 
 /// A sink in a test: each call of `driver` or `executor` is a new process. Its output id is [`OUTPUT`](Self::OUTPUT).
 #[async_trait]
@@ -128,7 +128,13 @@ pub async fn check_sink<S: SinkUnderTest>(sink: &S) -> Result<(), Violation> {
         query,
     };
     let driver = sink.driver();
-    during("check", driver.check(query, BatchId(0)).await)?;
+    let start = |next| SinkStart {
+        query,
+        output: "out".to_owned(),
+        next: BatchId(next),
+        interrupted_build: None,
+    };
+    during("check", driver.check(&start(0)).await)?;
 
     // Batch 0: dropped attempts, two finished ones, publishing twice.
     let mut winners = Vec::new();
@@ -155,10 +161,7 @@ pub async fn check_sink<S: SinkUnderTest>(sink: &S) -> Result<(), Violation> {
     driver.sweep(batch).await;
     driver.sweep(batch).await;
     let successor = sink.driver();
-    during(
-        "check after a restart",
-        successor.check(query, BatchId(1)).await,
-    )?;
+    during("check after a restart", successor.check(&start(1)).await)?;
     let batch = trial.batch(0, 2);
     let told = successor.publish(batch, &winners).await;
     during("publish after sweep and restart", told)?;
@@ -173,10 +176,7 @@ pub async fn check_sink<S: SinkUnderTest>(sink: &S) -> Result<(), Violation> {
     }
     sink.publish_partly(trial.batch(1, 2), &winners, 1).await;
     let successor = sink.driver();
-    during(
-        "check after a death",
-        successor.check(query, BatchId(2)).await,
-    )?;
+    during("check after a death", successor.check(&start(2)).await)?;
     let batch = trial.batch(1, 3);
     during("publish the rest", successor.publish(batch, &winners).await)?;
     successor.sweep(batch).await;

@@ -336,6 +336,10 @@ pub enum Action {
         epoch: Epoch,
         /// The next batch to run.
         next: BatchId,
+        /// Where it was begun before: the build that began it.
+        interrupted_build: Option<String>,
+        /// The outputs' stable ids, in order.
+        outputs: Vec<String>,
     },
     /// The query is claimed and checked: executors may be told of it.
     Ready {

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use millstream_common::{
     failure::{Failure, FailureKind},
-    ids::{BatchId, QueryId},
+    ids::BatchId,
     protocol::SinkCommit,
     time::BatchTime,
 };
-use millstream_connectors::sink::{Sink, SinkBatch, SinkDriver, SinkWriter, WriteId};
+use millstream_connectors::sink::{Sink, SinkBatch, SinkDriver, SinkStart, SinkWriter, WriteId};
 use millstream_dataflow::program::TaskContext;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -184,11 +184,7 @@ impl SinkWriter<Vec<i64>> for CollectingWriter {
 
 #[async_trait]
 impl SinkDriver for Collecting {
-    async fn check(
-        &self,
-        _query: QueryId,
-        _next: BatchId,
-    ) -> Result<Vec<std::path::PathBuf>, Failure> {
+    async fn check(&self, _start: &SinkStart) -> Result<Vec<std::path::PathBuf>, Failure> {
         Ok(Vec::new())
     }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use millstream_common::{
     failure::{Failure, FailureKind},
-    ids::{BatchId, QueryId},
+    ids::QueryId,
     protocol::SinkCommit,
     time::{Clock, Tick},
 };
@@ -16,8 +16,8 @@ use rdkafka::{
     types::RDKafkaErrorCode as Code,
 };
 
-use super::{Names, Settings, failures};
-use crate::sink::{SinkBatch, SinkDriver};
+use super::{Names, Settings, failures, interrupted::refuse_mixed};
+use crate::sink::{SinkBatch, SinkDriver, SinkStart};
 
 /// Between two looks whether a topic that was made can be used.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -128,9 +128,9 @@ impl KafkaSinkDriver {
 
 #[async_trait]
 impl SinkDriver for KafkaSinkDriver {
-    async fn check(&self, query: QueryId, _next: BatchId) -> Result<Vec<PathBuf>, Failure> {
+    async fn check(&self, start: &SinkStart) -> Result<Vec<PathBuf>, Failure> {
         let topics = self.topics()?;
-        self.check_properties(query)?;
+        self.check_properties(start.query)?;
         let admin: AdminClient<DefaultClientContext> = self
             .settings
             .client()
@@ -164,6 +164,9 @@ impl SinkDriver for KafkaSinkDriver {
         if let Some(broker) = broker {
             self.look_at_retention(&admin, broker).await;
         }
+        let (settings, asked) = (Arc::clone(&self.settings), start.clone());
+        let asking = tokio::task::spawn_blocking(move || refuse_mixed(&settings, &asked));
+        asking.await.map_err(|error| broke_off(&error))??;
         // Closing a client waits for its threads.
         let closing = tokio::task::spawn_blocking(move || drop(admin));
         if closing.await.is_err() {
@@ -223,14 +226,16 @@ impl KafkaSinkDriver {
                 consumer.poll(PAUSE);
             }
         });
-        looking.await.map_err(|error| {
-            Failure::caused_by(
-                FailureKind::Internal,
-                "a question to Kafka broke off",
-                &error,
-            )
-        })?
+        looking.await.map_err(|error| broke_off(&error))?
     }
+}
+
+fn broke_off(error: &tokio::task::JoinError) -> Failure {
+    Failure::caused_by(
+        FailureKind::Internal,
+        "a question to Kafka broke off",
+        error,
+    )
 }
 
 fn no_broker(settings: &Settings, error: &dyn std::error::Error) -> Failure {

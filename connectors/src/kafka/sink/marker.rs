@@ -1,11 +1,18 @@
 //! What a marker says and what follows from it. A marker is the committed offset of a group of its own: the batch after the one whose rows
 //! were committed with it. Its metadata is a [`Note`].
 
+use std::time::Duration;
+
 use millstream_common::{
     config::OnNondeterminism,
     failure::{Failure, FailureKind, Retry},
     frame::ContentChecksum,
     ids::{BatchId, Epoch},
+};
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _},
+    error::KafkaResult,
 };
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +74,30 @@ impl Marker {
             note: note.filter(|note: &Note| note.version == VERSION),
         }
     }
+}
+
+/// Asks the broker for the marker of the reader's group.
+pub(super) fn read(
+    reader: &BaseConsumer,
+    topic: &str,
+    timeout: Duration,
+) -> KafkaResult<Option<Marker>> {
+    let mut asked = TopicPartitionList::new();
+    asked.add_partition(topic, 0);
+    let answered = reader.committed_offsets(asked, timeout)?;
+    let Some(element) = answered.find_partition(topic, 0) else {
+        return Ok(None);
+    };
+    element.error()?;
+    Ok(match element.offset() {
+        Offset::Offset(offset) => Some(Marker::read(offset, element.metadata())),
+        _ => None,
+    })
+}
+
+/// Whether the build is known to be another than the one that runs.
+pub(super) fn other_build(build: &str, settings: &Settings) -> bool {
+    !build.is_empty() && !settings.build_id.is_empty() && build != settings.build_id
 }
 
 /// What a marker means for a write.
@@ -138,10 +169,7 @@ pub(super) fn compare(
         batch: BatchId(batch),
         ..
     } = id;
-    let other_build = !written.build.is_empty()
-        && !settings.build_id.is_empty()
-        && written.build != settings.build_id;
-    if other_build {
+    if other_build(&written.build, settings) {
         if settings.accept_mixed_batch == Some(id.batch) {
             tracing::warn!(
                 output,

@@ -8,7 +8,8 @@
 //! - `cache`: producers kept from batch to batch, without IO
 //! - `driver`: the driver half: topics are there, or are made
 //! - `failures`: from what Kafka says to what the scheduler does
-//! - `marker`: what a marker says and what follows from it, without IO
+//! - `interrupted`: what another build wrote of a batch that is run again
+//! - `marker`: what a marker says and what follows from it
 //! - `record`: a row
 //! - `session`: one producer and its transactions
 //! - `writer`: the executor half
@@ -16,6 +17,7 @@
 mod cache;
 mod driver;
 mod failures;
+mod interrupted;
 mod marker;
 mod record;
 mod session;
@@ -26,7 +28,7 @@ use std::{collections::BTreeMap, time::Duration};
 use millstream_common::{
     config::OnNondeterminism,
     failure::{Failure, FailureKind},
-    ids::BatchId,
+    ids::{BatchId, QueryId},
 };
 use rdkafka::ClientConfig;
 
@@ -181,7 +183,11 @@ struct Names {
 
 impl Names {
     fn of(id: &WriteId) -> Self {
-        let place = format!("{}-{}-{}", id.query, id.output, id.partition);
+        Self::new(id.query, &id.output, id.partition)
+    }
+
+    fn new(query: QueryId, output: &str, partition: u32) -> Self {
+        let place = format!("{query}-{output}-{partition}");
         Self {
             transactional_id: format!("millstream-{place}"),
             marker_group: format!("millstream-marker-{place}"),

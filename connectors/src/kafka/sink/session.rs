@@ -21,7 +21,7 @@ use rdkafka::{
 use super::{
     Names, Settings,
     failures::{self, Undelivered},
-    marker::{Marker, Note},
+    marker::{self, Marker, Note},
     record::ProducerRecord,
 };
 
@@ -154,23 +154,7 @@ impl Session {
         let topic = self.settings.marker_topic()?;
         let deadline = self.deadline(self.settings.request_timeout);
         loop {
-            let mut asked = TopicPartitionList::new();
-            asked.add_partition(topic, 0);
-            let answered = reader
-                .committed_offsets(asked, SLICE * 10)
-                .and_then(|list| {
-                    let found = list.find_partition(topic, 0).map(|element| {
-                        element.error()?;
-                        Ok(match element.offset() {
-                            Offset::Offset(offset) => {
-                                Some(Marker::read(offset, element.metadata()))
-                            }
-                            _ => None,
-                        })
-                    });
-                    found.transpose().map(Option::flatten)
-                });
-            let error = match answered {
+            let error = match marker::read(reader, topic, SLICE * 10) {
                 Ok(marker) => return Ok(marker),
                 Err(error) => error,
             };

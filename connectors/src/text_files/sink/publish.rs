@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use millstream_common::{
     failpoint,
     failure::{Failure, FailureKind, Retry},
-    ids::{BatchId, QueryId},
+    ids::QueryId,
     protocol::SinkCommit,
 };
 use rustix::{
@@ -27,7 +27,7 @@ use super::{
     layout::{Entry, Layout, PrefixError, STAGING_DEPTH, SUCCESS, part_name, sync_folder},
     refused,
 };
-use crate::sink::{SinkBatch, SinkDriver};
+use crate::sink::{SinkBatch, SinkDriver, SinkStart};
 
 /// Publishes staged text files.
 #[derive(Debug)]
@@ -73,7 +73,8 @@ impl TextFilePublisher {
 
 #[async_trait]
 impl SinkDriver for TextFilePublisher {
-    async fn check(&self, query: QueryId, _next: BatchId) -> Result<Vec<PathBuf>, Failure> {
+    async fn check(&self, start: &SinkStart) -> Result<Vec<PathBuf>, Failure> {
+        let query = start.query;
         self.on_disk(move |inner| inner.check(query)).await?
     }
 

@@ -16,7 +16,7 @@ use millstream_common::{
 use super::*;
 use crate::{
     conformance::{Attempt, NoServices, SinkUnderTest, check_sink},
-    sink::{Sink, SinkBatch, SinkDriver, WriteId},
+    sink::{Sink, SinkBatch, SinkDriver, SinkStart, WriteId},
 };
 
 const OUTPUT_ID: &str = "save as text/0";
@@ -152,13 +152,22 @@ async fn conforms() {
     check_sink(&output).await.unwrap();
 }
 
+fn start(query: QueryId) -> SinkStart {
+    SinkStart {
+        query,
+        output: "save#0".to_owned(),
+        next: BatchId(0),
+        interrupted_build: None,
+    }
+}
+
 #[tokio::test]
 async fn folders_and_files_have_their_documented_names() {
     let mut output = Output::new();
     output.settings.suffix = "txt".to_owned();
     let query = QueryId::random();
     let publisher = output.publisher();
-    let shared = publisher.check(query, BatchId(0)).await.unwrap();
+    let shared = publisher.check(&start(query)).await.unwrap();
     assert_eq!(shared, [output.out()]);
     let winners = [
         output.write(Attempt::first(query, 0, 0), "a\n").unwrap(),
@@ -326,7 +335,7 @@ async fn a_folder_that_can_not_be_written_is_named() {
     output.settings.prefix = format!("{}/counts", file.display());
     let failure = output
         .publisher()
-        .check(QueryId::random(), BatchId(0))
+        .check(&start(QueryId::random()))
         .await
         .unwrap_err();
     assert!(failure.message.contains("file/.staging"), "{failure}");

@@ -242,11 +242,19 @@ impl QueryCore {
         }
         if let Phase::Preparing { recovered, .. } = std::mem::replace(&mut self.phase, Phase::New) {
             let next = next_to_run(&recovered);
+            let uncommitted = recovered.uncommitted.as_ref();
             self.actions.push(Action::CheckOutputs {
                 life: self.life,
                 query: self.query,
                 epoch: self.epoch,
                 next,
+                interrupted_build: uncommitted.map(|entry| entry.build_id.clone()),
+                outputs: self
+                    .options
+                    .outputs
+                    .iter()
+                    .map(|output| output.id.clone())
+                    .collect(),
             });
             self.phase = Phase::Checking(recovered);
         }

@@ -7,6 +7,7 @@ use millstream_common::{
     ids::{OutputIndex, SourceId},
     protocol::SinkCommit,
 };
+use millstream_connectors::sink::SinkStart;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
@@ -81,6 +82,8 @@ impl Running {
                 query,
                 epoch,
                 next,
+                interrupted_build,
+                outputs: ids,
             } => {
                 let outputs = Arc::clone(&self.outputs);
                 let folder = self.checkpoint_folder.clone();
@@ -89,8 +92,14 @@ impl Running {
                     let result = async {
                         let mut folders: Vec<(OutputIndex, PathBuf, &str)> = Vec::new();
                         folders.extend(folder.map(|folder| (OutputIndex(0), folder, "checkpoint")));
-                        for (index, output) in indexed(&outputs) {
-                            let found = output.check(query, next).await;
+                        for ((index, output), id) in indexed(&outputs).zip(ids) {
+                            let start = SinkStart {
+                                query,
+                                output: id,
+                                next,
+                                interrupted_build: interrupted_build.clone(),
+                            };
+                            let found = output.check(&start).await;
                             let found = found.map_err(|failure| (index, failure))?;
                             folders.extend(found.into_iter().map(|path| (index, path, "output")));
                         }

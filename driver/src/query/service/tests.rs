@@ -13,7 +13,10 @@ use millstream_common::{
     protocol::SinkCommit,
     time::{ManualClock, SystemClock},
 };
-use millstream_connectors::source::{PlanRequest, PlannedInput, SourceHistory, Split};
+use millstream_connectors::{
+    sink::SinkStart,
+    source::{PlanRequest, PlannedInput, SourceHistory, Split},
+};
 use millstream_dataflow::plan::{OutputPlan, SourcePlan};
 use parking_lot::Mutex;
 use serde_json::json;
@@ -83,7 +86,7 @@ struct Memory {
 
 #[async_trait]
 impl OutputDriver for Memory {
-    async fn check(&self, _query: QueryId, _next: BatchId) -> Result<Vec<PathBuf>, Failure> {
+    async fn check(&self, _start: &SinkStart) -> Result<Vec<PathBuf>, Failure> {
         Ok(self.folder.clone().into_iter().collect())
     }
 

@@ -5,10 +5,19 @@ use std::{sync::Arc, time::Duration};
 use millstream_common::{ids::BatchId, time::SystemClock};
 use millstream_connectors::{
     kafka::sink::{KafkaSinkDriver, Settings},
-    sink::SinkDriver as _,
+    sink::{SinkDriver as _, SinkStart},
 };
 
 use super::Output;
+
+fn start(output: &Output) -> SinkStart {
+    SinkStart {
+        query: output.query,
+        output: "out".to_owned(),
+        next: BatchId(0),
+        interrupted_build: None,
+    }
+}
 
 #[test]
 fn the_driver_half_finds_or_makes_the_topics() {
@@ -20,7 +29,7 @@ fn the_driver_half_finds_or_makes_the_topics() {
         .unwrap();
     let check = |settings: &Settings| {
         let driver = KafkaSinkDriver::new(Arc::new(settings.clone()), Arc::new(SystemClock::new()));
-        runtime.block_on(driver.check(output.query, BatchId(0)))
+        runtime.block_on(driver.check(&start(&output)))
     };
     assert_eq!(check(&output.settings), Ok(Vec::new()));
 
@@ -60,8 +69,6 @@ fn the_driver_half_finds_or_makes_the_topics() {
     let settings = output.settings.clone();
     drop(nobody);
     let driver = KafkaSinkDriver::new(Arc::new(settings), Arc::new(SystemClock::new()));
-    let failure = runtime
-        .block_on(driver.check(output.query, BatchId(0)))
-        .unwrap_err();
+    let failure = runtime.block_on(driver.check(&start(&output))).unwrap_err();
     assert_eq!(failure.code, "kafka.no_broker");
 }
