@@ -15,7 +15,11 @@ use millstream_common::{
 };
 use millstream_connectors::source::SourceDriver;
 use millstream_dataflow::plan::Plan;
-use millstream_proto::auth::{InvalidSecret, Secret};
+use millstream_proto::{
+    auth::{InvalidSecret, Secret},
+    http::{self, Door},
+    tls::{self, Tls},
+};
 use parking_lot::RwLock;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinSet};
@@ -63,6 +67,12 @@ pub enum Error {
     /// The shared secret can't be sent in a header.
     #[error("auth.secret can't be used: {0}")]
     Secret(#[from] InvalidSecret),
+    /// The files of TLS can't be used.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
+    /// The HTTP port can't be served as it is configured.
+    #[error(transparent)]
+    Door(#[from] http::Error),
     /// The checkpoint can't be opened.
     #[error("could not open the checkpoint {location}: {source}")]
     Checkpoint {
@@ -87,6 +97,7 @@ pub struct Driver {
     cluster: ClusterHandle,
     address: Option<SocketAddr>,
     http: Option<SocketAddr>,
+    tls: Tls,
     view: Arc<View>,
     shutdown: CancellationToken,
     tasks: JoinSet<()>,
@@ -188,6 +199,8 @@ impl Driver {
             clock,
             seed,
         } = options;
+        let tls = Tls::of_config(&config)?;
+        let door = Door::of_config(&config, &tls)?;
         let cluster_options = ClusterOptions {
             registry: RegistryOptions {
                 timeout: config.get(keys::EXECUTOR_TIMEOUT),
@@ -202,7 +215,7 @@ impl Driver {
         let mut tasks = JoinSet::new();
         let mut address = None;
         if serves_executors {
-            let server = bind_executors(&config, handle.clone()).await?;
+            let server = bind_executors(&config, tls.clone(), handle.clone()).await?;
             address = server.address().ok();
             let stop = shutdown.clone();
             tasks.spawn(async move {
@@ -221,12 +234,13 @@ impl Driver {
         if config.get(keys::HTTP_ENABLED) {
             let listener = bind_http(&config).await?;
             let server = HttpServer::new(
+                &door,
                 listener,
                 metrics.clone(),
                 handle.clone(),
                 Arc::clone(&view) as Arc<dyn ApplicationView>,
-            );
-            http = server.address().ok();
+            )?;
+            http = Some(server.address());
             let stop = shutdown.clone();
             tasks.spawn(async move {
                 if let Err(error) = server.run(stop).await {
@@ -242,6 +256,7 @@ impl Driver {
             cluster: handle,
             address,
             http,
+            tls,
             view,
             shutdown,
             tasks,
@@ -261,6 +276,11 @@ impl Driver {
     /// Where HTTP is served.
     pub fn http(&self) -> Option<SocketAddr> {
         self.http
+    }
+
+    /// How it connects to executors.
+    pub fn tls(&self) -> &Tls {
+        &self.tls
     }
 
     /// Begins a query; executors are let in once it is claimed and checked.
@@ -337,7 +357,11 @@ impl Driver {
     }
 }
 
-async fn bind_executors(config: &Config, cluster: ClusterHandle) -> Result<DriverServer, Error> {
+async fn bind_executors(
+    config: &Config,
+    tls: Tls,
+    cluster: ClusterHandle,
+) -> Result<DriverServer, Error> {
     let secret = match config.get(keys::AUTH_SECRET) {
         Some(secret) => Some(Secret::new(secret.expose())?),
         None => None,
@@ -349,6 +373,7 @@ async fn bind_executors(config: &Config, cluster: ClusterHandle) -> Result<Drive
         match DriverServer::bind(
             &address.to_string(),
             secret.clone(),
+            tls.clone(),
             max_message,
             cluster.clone(),
         )

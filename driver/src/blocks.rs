@@ -12,6 +12,7 @@ use millstream_common::{
 use millstream_proto::{
     auth::{PresentSecret, Secret},
     limits, pb,
+    tls::{Dial, Tls},
 };
 use tonic::{service::interceptor::InterceptedService, transport::Endpoint};
 
@@ -28,15 +29,17 @@ pub trait FetchBlock: Send + Sync {
 /// Fetches over the network.
 pub struct GrpcFetch {
     secret: Option<Secret>,
+    tls: Tls,
     max_message: usize,
     timeout: Duration,
 }
 
 impl GrpcFetch {
     /// `timeout` is how long a fetch may go without receiving anything.
-    pub fn new(secret: Option<Secret>, max_message: usize, timeout: Duration) -> Self {
+    pub fn new(secret: Option<Secret>, tls: Tls, max_message: usize, timeout: Duration) -> Self {
         Self {
             secret,
+            tls,
             max_message,
             timeout,
         }
@@ -49,9 +52,29 @@ impl GrpcFetch {
     ) -> Result<Vec<Bytes>, Attempt> {
         let endpoint = Endpoint::from_shared(format!("http://{}", location.address))
             .map_err(Attempt::failed)?
-            .connect_timeout(self.timeout)
-            .tcp_nodelay(true);
-        let channel = endpoint.connect().await.map_err(Attempt::failed)?;
+            .connect_timeout(self.timeout);
+        let dial = self.tls.dial();
+        let fetched = self
+            .fetch_by(&endpoint, dial.clone(), location, max_bytes)
+            .await;
+        // What is wrong with the other side says more than that a connection broke off.
+        match (fetched, dial.trouble()) {
+            (Err(Attempt::Failed(_)), Some(trouble)) => Err(Attempt::failed(trouble)),
+            (fetched, _) => fetched,
+        }
+    }
+
+    async fn fetch_by(
+        &self,
+        endpoint: &Endpoint,
+        dial: Dial,
+        location: &BlockLocation,
+        max_bytes: u64,
+    ) -> Result<Vec<Bytes>, Attempt> {
+        let channel = endpoint
+            .connect_with_connector(dial)
+            .await
+            .map_err(Attempt::failed)?;
         let guarded = InterceptedService::new(channel, PresentSecret::new(self.secret.as_ref()));
         let mut client = pb::executor_client::ExecutorClient::new(guarded)
             .max_decoding_message_size(self.max_message + limits::FETCH_REPLY_OVERHEAD);

@@ -12,6 +12,7 @@ use axum::{
     routing::get,
 };
 use millstream_common::telemetry::metrics::{CONTENT_TYPE, Metrics};
+use millstream_proto::http::{Door, Error, HttpServing};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -30,8 +31,7 @@ pub trait ApplicationView: Send + Sync {
 
 /// The server, bound.
 pub struct HttpServer {
-    listener: TcpListener,
-    router: Router,
+    serving: HttpServing,
 }
 
 struct Shared {
@@ -41,13 +41,17 @@ struct Shared {
 }
 
 impl HttpServer {
-    /// Serves on a bound listener.
+    /// Serves on a bound listener, behind `door`.
+    ///
+    /// # Errors
+    /// When anyone could read it.
     pub fn new(
+        door: &Door,
         listener: TcpListener,
         metrics: Metrics,
         cluster: ClusterHandle,
         view: Arc<dyn ApplicationView>,
-    ) -> Self {
+    ) -> Result<Self, Error> {
         let shared = Arc::new(Shared {
             metrics,
             cluster,
@@ -61,15 +65,13 @@ impl HttpServer {
             .route("/api/v1/stages", get(|State(shared): State<Arc<Shared>>| async move { Json(shared.view.stages()) }))
             .route("/api/v1/executors", get(executors))
             .with_state(shared);
-        Self { listener, router }
+        let serving = door.open(listener, "driver.http", router)?;
+        Ok(Self { serving })
     }
 
     /// Where it listens.
-    ///
-    /// # Errors
-    /// When the socket doesn't say.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+    pub fn address(&self) -> SocketAddr {
+        self.serving.address()
     }
 
     /// Serves until `shutdown`.
@@ -77,12 +79,7 @@ impl HttpServer {
     /// # Errors
     /// When the server breaks off.
     pub async fn run(self, shutdown: CancellationToken) -> io::Result<()> {
-        // Not gracefully: a client that keeps its connection open must not hold up the stop.
-        let serving = async { axum::serve(self.listener, self.router).await };
-        tokio::select! {
-            served = serving => served,
-            () = shutdown.cancelled() => Ok(()),
-        }
+        self.serving.run(shutdown).await
     }
 }
 

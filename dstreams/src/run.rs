@@ -93,6 +93,8 @@ impl RunError {
             Self::Config(error) => error.code(),
             Self::Graph(error) => error.code(),
             Self::Driver(application::Error::Query(error)) => error.code(),
+            Self::Driver(application::Error::Tls(_)) => "tls.files",
+            Self::Driver(application::Error::Door(_)) => "http.exposed",
             Self::Driver(_) => "driver.start",
             Self::Query(error) => error.code(),
             Self::Executor(error) => error.code(),
@@ -105,7 +107,9 @@ impl RunError {
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Config(_) | Self::State(_) => Fault::User,
+            Self::Config(_)
+            | Self::State(_)
+            | Self::Driver(application::Error::Tls(_) | application::Error::Door(_)) => Fault::User,
             Self::Graph(error) => error.fault(),
             Self::Driver(application::Error::Query(error)) => error.fault(),
             Self::Driver(_) | Self::Io { .. } => Fault::Environment,
@@ -122,6 +126,7 @@ impl RunError {
             Self::Query(error) => error.retry(),
             Self::Executor(error) => error.retry(),
             Self::Part(failure) => failure.retry,
+            Self::Driver(application::Error::Tls(_) | application::Error::Door(_)) => Retry::Never,
             Self::Driver(_) | Self::Io { .. } => Retry::Backoff,
             Self::Config(_) | Self::Graph(_) | Self::State(_) => Retry::Never,
         }
@@ -132,7 +137,10 @@ impl RunError {
         match self {
             Self::Query(error) => error.exit_code(),
             Self::Driver(application::Error::Query(error)) => error.exit_code(),
-            Self::Config(_) | Self::Graph(_) | Self::State(_) => 2,
+            Self::Config(_)
+            | Self::Graph(_)
+            | Self::State(_)
+            | Self::Driver(application::Error::Tls(_) | application::Error::Door(_)) => 2,
             _ => 1,
         }
     }
@@ -450,6 +458,7 @@ impl Prepared {
                     (
                         Arc::new(GrpcFetch::new(
                             secret,
+                            driver.tls().clone(),
                             max_message,
                             config.get(keys::SHUFFLE_FETCH_TIMEOUT),
                         )),

@@ -6,7 +6,7 @@ use millstream_common::{
     config::{Address, Compression, Config, keys},
     failure::{Failure, FailureKind, Retry},
 };
-use millstream_proto::auth::Secret;
+use millstream_proto::{auth::Secret, http::Door, tls::Tls};
 
 /// How one executor process is set up.
 #[derive(Clone, Debug)]
@@ -23,6 +23,10 @@ pub struct Options {
     pub host: String,
     /// What driver and peers must know.
     pub secret: Option<Secret>,
+    /// How it connects, and lets peers connect.
+    pub tls: Tls,
+    /// What clients of its HTTP port must bring.
+    pub door: Door,
     /// This process's own configuration; the driver's wins where a key isn't about one process.
     pub config: Config,
 }
@@ -31,7 +35,7 @@ impl Options {
     /// Options of a process with this configuration: as its keys say, on this host.
     ///
     /// # Errors
-    /// A secret that fits no header.
+    /// A secret or token that fits no header; files of TLS that can't be used.
     pub fn of_config(config: Config) -> Result<Self, Failure> {
         let cores = config.get(keys::EXECUTOR_CORES);
         let machine = std::thread::available_parallelism()
@@ -43,6 +47,9 @@ impl Options {
             })?),
             None => None,
         };
+        let tls = Tls::of_config(&config).map_err(|error| misconfigured("tls.files", &error))?;
+        let door = Door::of_config(&config, &tls)
+            .map_err(|error| misconfigured("config.invalid", &error))?;
         let has_http = config.get(keys::HTTP_ENABLED) && config.get(keys::METRICS_ENABLED);
         Ok(Self {
             cores: cores.unwrap_or(machine),
@@ -51,6 +58,8 @@ impl Options {
             http: has_http.then(|| config.get(keys::EXECUTOR_HTTP)),
             host: host_name(),
             secret,
+            tls,
+            door,
             config,
         })
     }
@@ -64,9 +73,15 @@ impl Options {
             http: None,
             host: host_name(),
             secret: None,
+            tls: Tls::default(),
+            door: Door::default(),
             config,
         }
     }
+}
+
+fn misconfigured(code: &str, error: &dyn std::error::Error) -> Failure {
+    Failure::new(FailureKind::BadInput, error.to_string()).with_code(code)
 }
 
 /// This host's name.

@@ -14,20 +14,20 @@ use millstream_common::{
 };
 use millstream_proto::{
     auth::{RequireSecret, Secret},
+    http::{Door, HttpServing},
     limits,
     pb::{
         self,
         executor_server::{Executor, ExecutorServer},
         fetch_reply::What,
     },
+    tls::Tls,
 };
 use tokio::{net::TcpListener, sync::mpsc, task};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{
-    Request, Response, Status,
-    service::interceptor::InterceptedService,
-    transport::server::{Server, TcpIncoming},
+    Request, Response, Status, service::interceptor::InterceptedService, transport::server::Server,
 };
 
 use crate::{
@@ -68,12 +68,13 @@ pub async fn serve_blocks(
     listener: TcpListener,
     store: Arc<BlockStore>,
     secret: Option<Secret>,
+    tls: Tls,
     shutdown: CancellationToken,
 ) -> Result<(), Failure> {
     let service = ExecutorServer::new(BlockService { store })
         .max_decoding_message_size(limits::FETCH_REQUEST)
         .max_encoding_message_size(MAX_FRAME_BYTES + limits::FETCH_REPLY_OVERHEAD);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = tls.accept(listener, "executor.listen");
     Server::builder()
         .max_concurrent_streams(Some(limits::CONCURRENT_STREAMS))
         .http2_keepalive_interval(Some(limits::KEEPALIVE))
@@ -204,27 +205,35 @@ struct Observed {
     budget: Arc<MemoryBudget>,
 }
 
-/// Serves `/metrics` and `/healthz` until `shutdown`.
+/// Opens the port of `/metrics` and `/healthz`, behind `door`.
 ///
 /// # Errors
-/// `Io` when the listener fails.
-pub async fn serve_http(
+/// `BadInput` when anyone could read it.
+pub fn open_http(
+    door: &Door,
     listener: TcpListener,
     metrics: Metrics,
     budget: Arc<MemoryBudget>,
-    shutdown: CancellationToken,
-) -> Result<(), Failure> {
+) -> Result<HttpServing, Failure> {
     let router = Router::new()
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .with_state(Observed { metrics, budget });
-    axum::serve(listener, router)
-        .with_graceful_shutdown(shutdown.cancelled_owned())
-        .await
+    door.open(listener, "executor.http", router)
         .map_err(|error| {
-            Failure::caused_by(FailureKind::Io, "the HTTP server ended", &error)
-                .with_code("executor.http_server")
+            Failure::new(FailureKind::BadInput, error.to_string()).with_code("http.exposed")
         })
+}
+
+/// Serves `/metrics` and `/healthz` until `shutdown`.
+///
+/// # Errors
+/// `Io` when the listener fails.
+pub async fn serve_http(serving: HttpServing, shutdown: CancellationToken) -> Result<(), Failure> {
+    serving.run(shutdown).await.map_err(|error| {
+        Failure::caused_by(FailureKind::Io, "the HTTP server ended", &error)
+            .with_code("executor.http_server")
+    })
 }
 
 async fn show_metrics(

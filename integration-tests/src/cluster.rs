@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use crate::{
     Error,
+    certificates::Files,
     process::{self, ChildProcess},
     wait,
 };
@@ -91,6 +92,19 @@ impl Application {
     /// A configuration key, on both sides.
     pub fn conf(mut self, key: &str, value: impl ToString) -> Self {
         self.configuration.insert(key.to_owned(), value.to_string());
+        self
+    }
+
+    /// TLS with these files, on both sides.
+    pub fn tls(self, files: &Files) -> Self {
+        self.conf("tls.ca", files.ca.display())
+            .conf("tls.cert", files.cert.display())
+            .conf("tls.key", files.key.display())
+    }
+
+    /// The same without TLS.
+    pub fn without_tls(mut self) -> Self {
+        self.configuration.retain(|key, _| !key.starts_with("tls."));
         self
     }
 

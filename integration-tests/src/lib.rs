@@ -5,6 +5,7 @@
 //!
 //! # Layout
 //!
+//! - [`certificates`]: authorities and nodes, good and bad.
 //! - [`cluster`]: an application as real processes: driver, executors, failpoints, HTTP.
 //! - [`error`]: what can go wrong in the harness itself.
 //! - [`installed`]: where the parts that `setup.sh` installs are.
@@ -14,6 +15,7 @@
 //! - [`rows`]: rows made from their number alone, for jobs over gigabytes.
 //! - [`wait`]: deadlines, and waiting for a condition of the outside world.
 
+pub mod certificates;
 pub mod cluster;
 pub mod error;
 pub mod installed;

@@ -229,6 +229,8 @@ pub(crate) struct Orders {
     pub cores: u32,
     /// The shared secret.
     pub secret: Option<String>,
+    /// The token of HTTP ports.
+    pub http_token: Option<String>,
     /// The driver's configuration, without secrets.
     pub config: Value,
 }

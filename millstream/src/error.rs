@@ -93,6 +93,7 @@ impl Error {
             Self::Usage(_) | Self::FlagTaken { .. } | Self::Config(_) => 2,
             Self::Run(error) => error.exit_code(),
             Self::Part(failure) if failure.fault == Fault::User => 2,
+            Self::Executor(executor) if executor.is_misconfigured() => 2,
             Self::Part(_) | Self::Executor(_) | Self::Other(_) => 1,
         }
     }

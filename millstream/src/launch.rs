@@ -239,6 +239,7 @@ where
         let link = GrpcLink::new(
             &drivers,
             options.secret.as_ref(),
+            &options.tls,
             config.get(keys::RPC_CONNECT_TIMEOUT),
             config.get(keys::RPC_MAX_MESSAGE).as_len(),
             clock,
@@ -346,6 +347,9 @@ fn start_children(running: &Running, master: Master, config: &Config) -> Result<
         secret: config
             .get(keys::AUTH_SECRET)
             .map(|secret| secret.expose().to_owned()),
+        http_token: config
+            .get(keys::HTTP_TOKEN)
+            .map(|token| token.expose().to_owned()),
         config: serde_json::to_value(config).map_err(Error::other)?,
     };
     let _inside = running.runtime()?.enter();
@@ -371,6 +375,9 @@ impl Orders {
             .set(keys::EXECUTOR_CORES, Some(self.cores));
         if let Some(secret) = &self.secret {
             builder = builder.conf(keys::AUTH_SECRET.name(), secret);
+        }
+        if let Some(token) = &self.http_token {
+            builder = builder.conf(keys::HTTP_TOKEN.name(), token);
         }
         Ok(builder.build()?)
     }

@@ -58,6 +58,14 @@ pub use millstream_common as common;
 pub use millstream_connectors as connectors;
 pub use millstream_dstreams as dstreams;
 
+/// The hash of the running executable, which tells builds apart.
+///
+/// # Errors
+/// When the executable can't be read.
+pub fn build_id() -> std::io::Result<String> {
+    build_id::BuildId::begin()?.wait()
+}
+
 pub mod prelude {
     //! What programs import.
 

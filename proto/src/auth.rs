@@ -34,6 +34,14 @@ impl Secret {
         Ok(Self(text.into()))
     }
 
+    /// Whether the value of an `authorization` header is this secret; takes as long whatever differs.
+    pub fn is_presented_by(&self, header: &[u8]) -> bool {
+        match header.strip_prefix(SCHEME.as_bytes()) {
+            Some(presented) => bool::from(presented.ct_eq(self.0.as_bytes())),
+            None => false,
+        }
+    }
+
     fn header(&self) -> Option<MetadataValue<Ascii>> {
         let mut value = MetadataValue::try_from(format!("{SCHEME}{}", self.0)).ok()?;
         value.set_sensitive(true);
@@ -89,15 +97,8 @@ impl Interceptor for RequireSecret {
         let Some(secret) = &self.secret else {
             return Ok(request);
         };
-        let presented = request
-            .metadata()
-            .get(HEADER)
-            .and_then(|value| value.as_encoded_bytes().strip_prefix(SCHEME.as_bytes()));
-        let accepted = match presented {
-            Some(presented) => bool::from(presented.ct_eq(secret.0.as_bytes())),
-            None => false,
-        };
-        if accepted {
+        let presented = request.metadata().get(HEADER);
+        if presented.is_some_and(|value| secret.is_presented_by(value.as_encoded_bytes())) {
             Ok(request)
         } else {
             Err(Status::unauthenticated(

@@ -4,13 +4,17 @@
 //! - [`pb`]: what `proto/millstream.proto` generates
 //! - [`convert`]: between [`pb`] and `millstream_common::{ids, protocol, failure}`
 //! - [`auth`]: the shared secret: presented by clients, required by servers before anything is decoded
+//! - [`http`]: the door of HTTP ports: a token, and TLS beyond this machine
 //! - [`limits`]: bounds on messages and streams
 //! - [`refusal`]: failures as gRPC statuses, and the codes that executors act on
+//! - [`tls`]: mutual TLS on every connection between driver and executors
 
 pub mod auth;
 pub mod convert;
+pub mod http;
 pub mod limits;
 pub mod refusal;
+pub mod tls;
 
 #[expect(
     missing_docs,

@@ -154,7 +154,8 @@ impl Builder {
             inner: Arc::new(inner),
         };
         if errors.is_empty() {
-            errors.extend(conflicts(&config));
+            errors.extend(heartbeat_conflict(&config));
+            errors.extend(tls_conflict(&config));
         }
         match Error::gather(errors) {
             Some(error) => Err(error),
@@ -164,7 +165,7 @@ impl Builder {
 }
 
 /// Values that are each valid and do not fit together.
-fn conflicts(config: &Config) -> Option<Error> {
+fn heartbeat_conflict(config: &Config) -> Option<Error> {
     let heartbeat = config.get(keys::EXECUTOR_HEARTBEAT_INTERVAL);
     let timeout = config.get(keys::EXECUTOR_TIMEOUT);
     if timeout >= heartbeat.saturating_mul(2) {
@@ -184,6 +185,22 @@ fn conflicts(config: &Config) -> Option<Error> {
             "does not fit: `executor.timeout` ({}) must be at least twice `executor.heartbeat_interval` ({}), or one late heartbeat is a lost executor",
             timeout.to_text(),
             heartbeat.to_text(),
+        ),
+    })
+}
+
+/// The three files of TLS come together.
+fn tls_conflict(config: &Config) -> Option<Error> {
+    let all = [keys::TLS_CA, keys::TLS_CERT, keys::TLS_KEY];
+    let given = all.iter().find(|key| config.get(**key).is_some())?;
+    let missing = all.iter().find(|key| config.get(**key).is_none())?;
+    Some(Error::Conflict {
+        key: given.name(),
+        value: config.get(*given).to_text(),
+        origin: config.origin(*given).clone(),
+        problem: format!(
+            "is given without `{}`: TLS needs `tls.ca`, `tls.cert` and `tls.key`; give all three or none",
+            missing.name()
         ),
     })
 }

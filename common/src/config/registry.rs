@@ -105,8 +105,21 @@ declare_keys! {
         "rpc.max_message" RPC_MAX_MESSAGE: ByteSize = ByteSize::mib(64), [ByteSize::mib(1), ByteSize::gib(2)];
         /// How long one attempt to connect to the driver or to a peer may take.
         "rpc.connect_timeout" RPC_CONNECT_TIMEOUT: Duration = Duration::from_secs(5), [Duration::from_millis(10), HOUR];
+    }
+
+    section "Security" {
         /// What an executor must present to the driver, and executors to each other. Without a value, anyone who reaches the ports is let in.
         "auth.secret" AUTH_SECRET: Option<Secret> = None, process, secret;
+        /// The PEM file with the certificate of the authority that signed those of all nodes. With `tls.ca`, `tls.cert` and `tls.key` every connection between
+        /// driver and executors is mutual TLS; set all three, on every process, or none. `millstream certs` makes the files.
+        "tls.ca" TLS_CA: Option<String> = None, process;
+        /// The PEM file with this node's certificate.
+        "tls.cert" TLS_CERT: Option<String> = None, process;
+        /// The PEM file with the private key of `tls.cert`.
+        "tls.key" TLS_KEY: Option<String> = None, process;
+        /// What clients of the HTTP ports must send, as `Authorization: Bearer TOKEN`; only `/healthz` is answered without. Needed when `driver.http` or
+        /// `executor.http` is an address that other machines reach.
+        "http.token" HTTP_TOKEN: Option<Secret> = None, process, secret;
     }
 
     section "Memory and shuffle" {

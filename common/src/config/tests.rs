@@ -379,3 +379,23 @@ fn a_batch_runs_again_with_what_was_recorded() {
         Err(Error::NotRecordable { .. })
     ));
 }
+
+#[test]
+fn the_files_of_tls_come_together() {
+    let error = Config::builder()
+        .conf("tls.ca", "ca.pem")
+        .conf("tls.key", "node.key")
+        .build()
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("tls.ca") && error.contains("without `tls.cert`"),
+        "{error}"
+    );
+    let all = Config::builder()
+        .conf("tls.ca", "ca.pem")
+        .conf("tls.cert", "node.pem")
+        .conf("tls.key", "node.key")
+        .build();
+    assert!(all.is_ok());
+}

@@ -2,15 +2,15 @@
 
 use std::{io, net::SocketAddr, pin::Pin};
 
-use futures::{Stream, StreamExt, stream};
+use futures::{Stream, stream};
 use millstream_common::protocol::{Hello, RegisterRequest, ToDriver};
 use millstream_proto::{
     auth::{RequireSecret, Secret},
     limits, pb,
     refusal::{to_status, unknown_executor},
+    tls::Tls,
 };
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Request, Response, Status, Streaming, service::interceptor::InterceptedService,
@@ -23,6 +23,7 @@ use super::service::{ClusterHandle, SessionEnd};
 pub struct DriverServer {
     listener: TcpListener,
     secret: Option<Secret>,
+    tls: Tls,
     max_message: usize,
     cluster: ClusterHandle,
 }
@@ -53,6 +54,7 @@ impl DriverServer {
     pub async fn bind(
         address: &str,
         secret: Option<Secret>,
+        tls: Tls,
         max_message: usize,
         cluster: ClusterHandle,
     ) -> Result<Self, ServerError> {
@@ -64,6 +66,7 @@ impl DriverServer {
         Ok(Self {
             listener,
             secret,
+            tls,
             max_message,
             cluster,
         })
@@ -89,14 +92,7 @@ impl DriverServer {
         .max_decoding_message_size(self.max_message)
         .max_encoding_message_size(self.max_message);
         let guarded = InterceptedService::new(service, RequireSecret::new(self.secret));
-        let incoming = TcpListenerStream::new(self.listener).map(|accepted| {
-            if let Ok(stream) = &accepted
-                && let Err(error) = stream.set_nodelay(true)
-            {
-                tracing::debug!(%error, "could not set TCP_NODELAY");
-            }
-            accepted
-        });
+        let incoming = self.tls.accept(self.listener, "driver.listen");
         Server::builder()
             .http2_keepalive_interval(Some(limits::KEEPALIVE))
             .http2_keepalive_timeout(Some(limits::KEEPALIVE))

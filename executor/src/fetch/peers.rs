@@ -7,6 +7,7 @@ use millstream_proto::{
     auth::{PresentSecret, Secret},
     limits,
     pb::executor_client::ExecutorClient,
+    tls::{Dial, Tls, Trouble},
 };
 use tonic::{
     service::interceptor::InterceptedService,
@@ -23,17 +24,19 @@ pub(super) type Client = ExecutorClient<InterceptedService<Channel, PresentSecre
 /// Connections to other executors.
 #[derive(Debug)]
 pub struct Peers {
-    channels: DashMap<String, Channel>,
+    channels: DashMap<String, (Channel, Dial)>,
     secret: PresentSecret,
+    tls: Tls,
     connect_timeout: Duration,
 }
 
 impl Peers {
     /// No connections yet. Each presents `secret`; connecting may take `connect_timeout`.
-    pub fn new(secret: Option<&Secret>, connect_timeout: Duration) -> Self {
+    pub fn new(secret: Option<&Secret>, tls: Tls, connect_timeout: Duration) -> Self {
         Self {
             channels: DashMap::new(),
             secret: PresentSecret::new(secret),
+            tls,
             connect_timeout,
         }
     }
@@ -46,24 +49,33 @@ impl Peers {
             .max_encoding_message_size(limits::FETCH_REQUEST))
     }
 
+    /// What is wrong with the executor at `address`, where that won't change by itself.
+    pub(super) fn trouble(&self, address: &str) -> Option<Trouble> {
+        let entry = self.channels.get(address)?;
+        let (_, dial) = entry.value();
+        dial.trouble()
+    }
+
     fn channel(&self, address: &str) -> Result<Channel, String> {
-        if let Some(channel) = self.channels.get(address) {
+        if let Some(entry) = self.channels.get(address) {
+            let (channel, _) = entry.value();
             return Ok(channel.clone());
         }
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|error| format!("{address} is no address: {error}"))?;
+        let dial = self.tls.dial();
         let channel = endpoint
             .connect_timeout(self.connect_timeout)
-            .tcp_nodelay(true)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .http2_keep_alive_interval(limits::KEEPALIVE)
             .keep_alive_timeout(limits::KEEPALIVE)
-            .connect_lazy();
+            .connect_with_connector_lazy(dial.clone());
         if self.channels.len() >= MAX_CONNECTIONS {
             self.channels.clear();
         }
-        self.channels.insert(address.to_owned(), channel.clone());
+        self.channels
+            .insert(address.to_owned(), (channel.clone(), dial));
         Ok(channel)
     }
 }

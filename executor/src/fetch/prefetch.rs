@@ -143,7 +143,7 @@ impl Prefetch {
             let before = progress.last;
             let problem = match self.request(&group, &mut progress).await {
                 Ok(()) => return,
-                Err(problem) => problem,
+                Err(problem) => self.explained(&group, problem),
             };
             if progress.last > before {
                 tries = 0;
@@ -168,6 +168,15 @@ impl Prefetch {
             let jitter = rand::rng().random_range(0.5..1.0);
             clock.until(clock.now().after(pause.mul_f64(jitter))).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// What is wrong with the peer says more than that a connection broke off, and doesn't heal.
+    fn explained(&self, group: &[usize], problem: Problem) -> Problem {
+        let address = &self.locations[group[0]].address;
+        match self.peers.trouble(address) {
+            Some(trouble) => Problem::Final(trouble.to_string()),
+            None => problem,
         }
     }
 

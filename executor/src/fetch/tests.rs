@@ -12,7 +12,7 @@ use millstream_common::{
     protocol::BlockLocation,
 };
 use millstream_dataflow::program::{BlockFrames, CancelToken};
-use millstream_proto::auth::Secret;
+use millstream_proto::{auth::Secret, tls::Tls};
 use tokio::runtime::Runtime;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -44,6 +44,7 @@ fn serve(io: &Runtime, block_limit: u64) -> Server {
         listener,
         store,
         Some(secret()),
+        Tls::default(),
         stop.clone(),
     ));
     Server {
@@ -54,7 +55,7 @@ fn serve(io: &Runtime, block_limit: u64) -> Server {
 }
 
 fn fetcher(io: &Runtime, shelf: &Shelf, tuning: Tuning) -> Fetcher {
-    let peers = Peers::new(Some(&secret()), DEADLINE);
+    let peers = Peers::new(Some(&secret()), Tls::default(), DEADLINE);
     shelf.fetcher(Some(peers), tuning, io.handle().clone())
 }
 
@@ -253,7 +254,7 @@ fn a_peer_without_the_secret_gets_nothing() {
         .shelf
         .put(block(0, 0), &[frame(b"a")], &server.address);
     let wrong = Secret::new("open-barley").expect("secret");
-    let peers = Peers::new(Some(&wrong), DEADLINE);
+    let peers = Peers::new(Some(&wrong), Tls::default(), DEADLINE);
     let fetcher = own.fetcher(Some(peers), tuning(), io.handle().clone());
     let failure = read(&fetcher, vec![there]).expect_err("refused");
     assert!(failure.message.contains("secret"), "{failure}");

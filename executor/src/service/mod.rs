@@ -73,13 +73,25 @@ pub enum Error {
     /// It could not be set up on this machine, or the application's graph could not be built.
     #[error("the executor could not start: {0}")]
     Setup(Failure),
+    /// It and the driver don't accept each other's certificates, or only one of them speaks TLS.
+    #[error("no safe connection to the driver: {0}")]
+    Unsafe(Failure),
 }
 
 impl Error {
     /// The failure inside.
     pub fn failure(&self) -> &Failure {
         match self {
-            Self::Refused(failure) | Self::Setup(failure) => failure,
+            Self::Refused(failure) | Self::Setup(failure) | Self::Unsafe(failure) => failure,
+        }
+    }
+
+    /// Whether somebody has to change the configuration of this process, or of the driver to fit it.
+    pub fn is_misconfigured(&self) -> bool {
+        match self {
+            Self::Unsafe(_) => true,
+            Self::Setup(failure) => failure.code == "http.exposed",
+            Self::Refused(_) => false,
         }
     }
 
@@ -260,6 +272,7 @@ impl Executor {
                 listener,
                 Arc::clone(&node.store),
                 self.options.secret.clone(),
+                self.options.tls.clone(),
                 shutdown.clone(),
             );
             task::spawn(report_end("blocks", serving));
@@ -269,12 +282,13 @@ impl Executor {
                 .await
                 .map_err(Error::Setup)?;
             addresses.http = self.reachable(http, bound);
-            let serving = server::serve_http(
+            let opened = server::open_http(
+                &self.options.door,
                 listener,
                 self.metrics.clone(),
                 Arc::clone(&node.budget),
-                shutdown.clone(),
             );
+            let serving = server::serve_http(opened.map_err(Error::Setup)?, shutdown.clone());
             task::spawn(report_end("http", serving));
         }
         Ok(addresses)
@@ -319,6 +333,7 @@ impl Executor {
                     );
                 }
                 SessionEnd::Refused(failure) => return Err(Error::Refused(failure)),
+                SessionEnd::Unsafe(failure) => return Err(Error::Unsafe(failure)),
                 SessionEnd::Exit(reason) => return Ok(reason),
                 SessionEnd::Cut => {}
             }

@@ -53,7 +53,11 @@ impl Node {
         ));
         let peers = options.listen.as_ref().map(|_| {
             let timeout = config.get(keys::RPC_CONNECT_TIMEOUT);
-            Arc::new(Peers::new(options.secret.as_ref(), timeout))
+            Arc::new(Peers::new(
+                options.secret.as_ref(),
+                options.tls.clone(),
+                timeout,
+            ))
         });
         let runner = Runner::start(options.cores.max(1), &clock, &metrics)?;
         Ok(Self {

@@ -65,6 +65,7 @@ impl Registration {
                 Err(LinkError::Refused(failure) | LinkError::Unknown(failure)) => {
                     return Err(Error::Refused(failure));
                 }
+                Err(LinkError::Unsafe(failure)) => return Err(Error::Unsafe(failure)),
                 Err(error @ LinkError::Unreachable(_)) => {
                     if !is_told {
                         is_told = true;

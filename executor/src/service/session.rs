@@ -28,6 +28,8 @@ pub(super) enum SessionEnd {
     Unknown,
     /// The driver refused it for good.
     Refused(Failure),
+    /// The two sides' TLS doesn't fit.
+    Unsafe(Failure),
     /// The executor ends.
     Exit(ExitReason),
 }
@@ -38,6 +40,7 @@ impl SessionEnd {
             LinkError::Unreachable(_) => Self::Cut,
             LinkError::Unknown(_) => Self::Unknown,
             LinkError::Refused(failure) => Self::Refused(failure.clone()),
+            LinkError::Unsafe(failure) => Self::Unsafe(failure.clone()),
         }
     }
 }

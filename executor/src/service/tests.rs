@@ -17,7 +17,7 @@ use millstream_dataflow::{
     plan::Plan,
     program::{Programs, StageProgram},
 };
-use millstream_proto::refusal;
+use millstream_proto::{refusal, tls::Tls};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -100,6 +100,7 @@ fn start(driver: &str, secret_text: &str) -> Running {
     let link = GrpcLink::new(
         &[driver.to_owned()],
         Some(&secret),
+        &Tls::default(),
         Duration::from_secs(5),
         64 << 20,
         Arc::new(SystemClock::new()),

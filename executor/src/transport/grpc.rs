@@ -21,6 +21,7 @@ use millstream_proto::{
     limits,
     pb::{self, driver_client::DriverClient},
     refusal,
+    tls::{Dial, Tls},
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -38,6 +39,12 @@ pub enum InvalidAddress {
     /// No address was given.
     #[error("no driver address is given: say --driver http://HOST:PORT")]
     None,
+    /// It asks for TLS, which isn't set up.
+    #[error("{address} asks for TLS: give tls.ca, tls.cert and tls.key, or say http://")]
+    NoTls {
+        /// What was given.
+        address: String,
+    },
     /// It is no address.
     #[error("{address} is no driver address: say http://HOST:PORT")]
     Malformed {
@@ -51,7 +58,7 @@ pub enum InvalidAddress {
 
 /// Dials drivers by gRPC.
 pub struct GrpcLink {
-    endpoints: Vec<(String, Endpoint)>,
+    endpoints: Vec<(String, Endpoint, Dial)>,
     last_good: AtomicUsize,
     secret: PresentSecret,
     timeout: Duration,
@@ -69,17 +76,23 @@ impl GrpcLink {
     pub fn new(
         addresses: &[String],
         secret: Option<&Secret>,
+        tls: &Tls,
         timeout: Duration,
         max_message: usize,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, InvalidAddress> {
         let mut endpoints = Vec::new();
         for address in addresses {
-            let url = if address.contains("://") {
-                address.clone()
-            } else {
-                format!("http://{address}")
-            };
+            if address.starts_with("https://") && !tls.is_on() {
+                return Err(InvalidAddress::NoTls {
+                    address: address.clone(),
+                });
+            }
+            // Whether it is encrypted the configuration says, not the address.
+            let host = address
+                .split_once("://")
+                .map_or(&**address, |(_, host)| host);
+            let url = format!("http://{host}");
             let endpoint =
                 Endpoint::from_shared(url).map_err(|source| InvalidAddress::Malformed {
                     address: address.clone(),
@@ -87,11 +100,10 @@ impl GrpcLink {
                 })?;
             let endpoint = endpoint
                 .connect_timeout(timeout)
-                .tcp_nodelay(true)
                 .http2_keep_alive_interval(limits::KEEPALIVE)
                 .keep_alive_timeout(limits::KEEPALIVE)
                 .keep_alive_while_idle(true);
-            endpoints.push((address.clone(), endpoint));
+            endpoints.push((address.clone(), endpoint, tls.dial()));
         }
         if endpoints.is_empty() {
             return Err(InvalidAddress::None);
@@ -106,9 +118,9 @@ impl GrpcLink {
         })
     }
 
-    async fn connect(&self, endpoint: &Endpoint) -> Result<Client, String> {
+    async fn connect(&self, endpoint: &Endpoint, dial: &Dial) -> Result<Client, String> {
         let channel = endpoint
-            .connect()
+            .connect_with_connector(dial.clone())
             .await
             .map_err(|error| error_chain(&error))?;
         let client = DriverClient::with_interceptor(channel, self.secret.clone())
@@ -129,9 +141,9 @@ impl GrpcLink {
         let mut refused: Option<LinkError> = None;
         for step in 0..count {
             let index = (first + step) % count;
-            let (address, endpoint) = &self.endpoints[index];
+            let (address, endpoint, dial) = &self.endpoints[index];
             let attempt = async {
-                let client = self.connect(endpoint).await.map_err(Err)?;
+                let client = self.connect(endpoint, dial).await.map_err(Err)?;
                 call(client).await.map_err(Ok)
             };
             let deadline = self.clock.until(self.clock.now().after(self.timeout * 2));
@@ -143,6 +155,10 @@ impl GrpcLink {
                 Ok(value) => {
                     self.last_good.store(index, Ordering::Relaxed);
                     return Ok(value);
+                }
+                Err(_) if let Some(trouble) = dial.trouble() => {
+                    let failure = trouble.to_failure(address);
+                    refused = refused.or(Some(LinkError::Unsafe(failure)));
                 }
                 Err(Ok(status)) => match refusal::from_status(&status) {
                     Some(failure) => {

@@ -55,6 +55,9 @@ pub enum LinkError {
     /// The driver said no, and will say it again.
     #[error("the driver refused this executor")]
     Refused(#[source] Failure),
+    /// The two sides' TLS doesn't fit, and won't by itself.
+    #[error("no safe connection to the driver")]
+    Unsafe(#[source] Failure),
 }
 
 impl LinkError {

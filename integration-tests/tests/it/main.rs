@@ -18,5 +18,6 @@ mod kafka_sink;
 mod kafka_source;
 mod launching;
 mod runtime;
+mod security;
 mod seeing;
 mod word_job;

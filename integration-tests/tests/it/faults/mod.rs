@@ -13,6 +13,6 @@
 mod executors;
 mod kafka_outputs;
 mod nondeterminism;
-mod scene;
+pub(crate) mod scene;
 mod soak;
 mod zombies;

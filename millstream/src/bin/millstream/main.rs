@@ -1,0 +1,70 @@
+//! The `millstream` command: tools around applications, which have command lines of their own.
+//!
+//! Layout: one module a subcommand.
+//! - `certs`: certificates for TLS between driver and executors
+
+mod certs;
+
+use std::{
+    fmt::Display,
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// Tools for Millstream applications
+#[derive(Parser)]
+#[command(name = "millstream", subcommand_negates_reqs = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Prints the version and the build id
+    #[arg(long, short = 'V')]
+    version: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Certs(certs::CertsArgs),
+}
+
+fn main() -> ExitCode {
+    let line = CommandLine::parse();
+    match line.command {
+        Some(Command::Certs(args)) => end(certs::run(&args), certs::Error::exit_code),
+        None if line.version => end(show_version(), |_| 1),
+        None => {
+            // A closed terminal can't show help.
+            let _ = CommandLine::command().print_help();
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn show_version() -> io::Result<()> {
+    let build_id = millstream::build_id()?;
+    let version = env!("CARGO_PKG_VERSION");
+    writeln!(io::stdout(), "millstream {version} (build {build_id})")
+}
+
+/// The exit code of a subcommand's result; an error is printed.
+fn end<E: Display>(result: Result<(), E>, exit_code: impl Fn(&E) -> u8) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+}
