@@ -11,6 +11,9 @@ mod pages {
     #[doc = include_str!("../../docs/writing-a-job.md")]
     struct WritingAJob;
 
+    #[doc = include_str!("../../docs/own-job.md")]
+    struct OwnJob;
+
     #[doc = include_str!("../../docs/guarantees.md")]
     struct Guarantees;
 

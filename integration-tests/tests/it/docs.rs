@@ -8,6 +8,8 @@ use std::process::Command;
 use cargo_metadata::MetadataCommand;
 use millstream_common::config::Spec;
 
+use crate::own_job::tool;
+
 /// Where flags are read from that no help can be asked for without building the examples.
 const EXAMPLES: [(&str, &str); 2] = [
     ("wordcount", "examples/wordcount/main.rs"),
@@ -70,11 +72,8 @@ fn flags(command: &str) -> Vec<&str> {
 }
 
 /// The flags that `--help` of a program lists.
-fn help_flags(arguments: &[&str]) -> BTreeSet<String> {
-    let output = Command::new(env!("CARGO_BIN_EXE_testjob"))
-        .args(arguments)
-        .output()
-        .unwrap();
+fn help_flags(program: &Path, arguments: &[&str]) -> BTreeSet<String> {
+    let output = Command::new(program).args(arguments).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let help = String::from_utf8(output.stdout).unwrap();
     let words = help.split_whitespace();
@@ -117,8 +116,9 @@ fn commands_of_the_pages_use_examples_and_flags_that_exist() {
         .filter(|target| target.is_example())
         .map(|target| target.name.as_str())
         .collect();
-    let driver = help_flags(&["--help"]);
-    let executor = help_flags(&["executor", "--help"]);
+    let testjob = Path::new(env!("CARGO_BIN_EXE_testjob"));
+    let driver = help_flags(testjob, &["--help"]);
+    let executor = help_flags(testjob, &["executor", "--help"]);
     let mut checked = 0;
     let mut wrong = Vec::new();
     for (path, text) in pages() {
@@ -153,6 +153,39 @@ fn commands_of_the_pages_use_examples_and_flags_that_exist() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(checked > 20, "only {checked} flags were found in the pages");
+}
+
+#[test]
+fn commands_of_the_millstream_program_use_subcommands_and_flags_that_exist() {
+    let mut checked = 0;
+    let mut wrong = Vec::new();
+    for (path, text) in pages() {
+        for line in shell_lines(&text) {
+            let Some(arguments) = line.strip_prefix("millstream ") else {
+                continue;
+            };
+            checked += 1;
+            let words = arguments.split_whitespace();
+            let subcommand: Vec<&str> = words.take_while(|word| !word.starts_with('-')).collect();
+            let help: Vec<&str> = subcommand
+                .iter()
+                .copied()
+                .take(1)
+                .chain(["--help"])
+                .collect();
+            let known = help_flags(tool(), &help);
+            for flag in flags(arguments) {
+                if !known.contains(flag) {
+                    wrong.push(format!("{}: no flag --{flag}: {line}", path.display()));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(
+        checked > 3,
+        "only {checked} commands were found in the pages"
+    );
 }
 
 #[test]

@@ -17,6 +17,8 @@ mod harness;
 mod kafka_sink;
 mod kafka_source;
 mod launching;
+mod own_job;
+mod packaging;
 mod runtime;
 mod security;
 mod seeing;

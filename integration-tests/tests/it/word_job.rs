@@ -221,7 +221,7 @@ fn folders(output: &Path) -> Vec<PathBuf> {
 }
 
 /// The counts in each batch folder; a word that stands in one twice is an error.
-fn read_batches(output: &Path) -> BTreeMap<String, Counts> {
+pub(crate) fn read_batches(output: &Path) -> BTreeMap<String, Counts> {
     let mut batches = BTreeMap::new();
     for folder in folders(output) {
         let mut counts = Counts::new();

@@ -94,6 +94,8 @@ fn bad_configuration_is_refused_with_the_nearest_that_is_right() {
         &["MILLSTREAM_TASK__MAX_FAILURS", "MAX_FAILURES"],
     );
     ends(&["--dir", &dir, "--master", "yarn"], 2, &["yarn"]);
+    let checkpoint = ["--dir", &dir, "--checkpoint", "hdfs://node/checkpoint"];
+    ends(&checkpoint, 2, &["error:", "hdfs"]);
 }
 
 #[test]

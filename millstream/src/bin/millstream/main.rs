@@ -2,8 +2,10 @@
 //!
 //! Layout: one module a subcommand.
 //! - `certs`: certificates for TLS between driver and executors
+//! - `new`: a crate with a job (`new/names`: what it can be called; `new/templates`: its files)
 
 mod certs;
+mod new;
 
 use std::{
     fmt::Display,
@@ -27,12 +29,14 @@ struct CommandLine {
 #[derive(Subcommand)]
 enum Command {
     Certs(certs::CertsArgs),
+    New(new::NewArgs),
 }
 
 fn main() -> ExitCode {
     let line = CommandLine::parse();
     match line.command {
         Some(Command::Certs(args)) => end(certs::run(&args), certs::Error::exit_code),
+        Some(Command::New(args)) => end(new::run(&args), new::Error::exit_code),
         None if line.version => end(show_version(), |_| 1),
         None => {
             // A closed terminal can't show help.
