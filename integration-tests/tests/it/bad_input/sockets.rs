@@ -50,6 +50,9 @@ fn what_is_no_grpc_harms_neither_driver_nor_executors() {
     // One that says nothing stays open meanwhile.
     let silent = [&driver, executor].map(|address| TcpStream::connect(address).unwrap());
 
+    // Both ports take new connections: of an executor that comes, and of one that fetches the other's blocks.
+    cluster.add_executor().unwrap();
+    wait_executors(&cluster, 2);
     job.send(40);
     job.wait_counted();
     let page = cluster.driver.http("/metrics").unwrap();

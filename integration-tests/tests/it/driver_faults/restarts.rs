@@ -4,11 +4,12 @@ use std::fs;
 
 use millstream_integration_tests::{
     cluster::{Application, Reached},
+    kafka::Isolation,
     process::Signal,
     wait::wait_until,
 };
 
-use crate::word_job::{SOON, TESTJOB, WordJob, wait_executors};
+use crate::word_job::{SOON, TESTJOB, WordJob, kafka, text, wait_executors};
 
 /// Ten records a partition and batch, so that the first batches all have some.
 fn in_small_batches(job: &WordJob) -> Application {
@@ -123,6 +124,42 @@ fn a_new_checkpoint_under_the_same_name_skips_nothing() {
     assert_eq!(cluster.stop().unwrap(), Some(0));
     let doubled = first.into_iter().map(|(word, count)| (word, 2 * count));
     assert_eq!(job.counted(), doubled.collect());
+}
+
+/// The markers at the broker are the old checkpoint's, not the new one's.
+#[test]
+fn a_new_checkpoint_under_the_same_name_writes_to_kafka_anew() {
+    let job = WordJob::new("anew-kafka");
+    job.send(40);
+    let sink = kafka().unique_topic("anew-sink", 2).unwrap();
+    let application = Application::new(TESTJOB, job.folder())
+        .unwrap()
+        .args(["--brokers", kafka().bootstrap(), "--topic", job.topic()])
+        .args(["--starting-offsets", "earliest", "--output-topic", &sink])
+        .args(["--checkpoint".to_owned(), text(&job.checkpoint())])
+        .args(["--batch-interval", "200ms"])
+        .conf("parallelism", 2)
+        .conf("checkpoint.fsync", false);
+    let words: u64 = job.expected().values().sum();
+    let written = || -> u64 {
+        let records = kafka()
+            .consume_all(&sink, Isolation::ReadCommitted)
+            .unwrap();
+        let counts = records.iter().map(|record| record.text());
+        counts
+            .map(|count| count.trim().parse::<u64>().unwrap())
+            .sum()
+    };
+    for times in [1, 2] {
+        let cluster = application.start(1).unwrap();
+        wait_until(SOON, "all words in the topic", || {
+            written() >= times * words
+        })
+        .unwrap();
+        assert_eq!(cluster.stop().unwrap(), Some(0));
+        assert_eq!(written(), times * words);
+        fs::remove_dir_all(job.checkpoint()).unwrap();
+    }
 }
 
 #[test]

@@ -11,12 +11,15 @@ use crate::word_job::{
     SOON, TESTJOB, WordJob, assert_ends, metric, text, wait_executors, wait_says,
 };
 
-/// Counts on this master with so many executors started beside the driver.
-fn count_on(master: &str, executors: usize) {
+/// Counts on this master, in the driver's process, which must have so many slots.
+fn count_on(master: &str, slots: usize) {
     let job = WordJob::new("masters");
     job.send(40);
     let application = job.application().master(master);
-    let cluster = application.start(executors).unwrap();
+    let cluster = application.start(0).unwrap();
+    let executors = wait_executors(&cluster, 1);
+    assert_eq!(executors[0]["cores"], slots, "{master}");
+    assert_eq!(executors[0]["process_id"], cluster.driver.process.pid());
     job.wait_counted();
     job.send(20);
     job.finish(cluster);
@@ -24,13 +27,14 @@ fn count_on(master: &str, executors: usize) {
 
 #[test]
 fn local() {
-    count_on("local", 0);
+    count_on("local", 1);
 }
 
 #[test]
 fn local_with_slots() {
-    count_on("local[2]", 0);
-    count_on("local[*]", 0);
+    count_on("local[2]", 2);
+    let cores = std::thread::available_parallelism().unwrap().get();
+    count_on("local[*]", cores);
 }
 
 #[test]
@@ -185,8 +189,9 @@ fn a_default_port_that_is_taken_moves_on() {
     })
     .unwrap();
     let port = |key: &str| -> u16 {
-        let address = shown[key].as_str().unwrap();
-        address.rsplit_once(':').unwrap().1.parse().unwrap()
+        let (host, port) = shown[key].as_str().unwrap().rsplit_once(':').unwrap();
+        assert_eq!(host, "127.0.0.1", "{key} is open to other machines");
+        port.parse().unwrap()
     };
     assert!((7_078..7_200).contains(&port("driver")), "{shown}");
     assert!((4_041..4_200).contains(&port("http")), "{shown}");

@@ -3,3 +3,4 @@
 mod masters;
 mod refusals;
 mod stopping;
+mod telling;

@@ -2,6 +2,7 @@
 
 mod batches;
 mod builds;
+mod demo;
 mod effects;
 mod kafka_tasks;
 mod memory;
