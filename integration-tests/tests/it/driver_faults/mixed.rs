@@ -89,7 +89,10 @@ fn half_written(name: &str) -> Half {
         "both partitions are written: {written:?}"
     );
 
-    let new = half.application(&rebuilt(&half.job), &["--salt", "1"]);
+    // The new build's task for the partition that is written stands still: if the driver let the batch begin, the other partition would be written.
+    let new = half
+        .application(&rebuilt(&half.job), &["--salt", "1"])
+        .failpoint("executor.task.start@batch=0,stage=1,partition=0=always-pause");
     let cluster = new.start(1).unwrap();
     assert_ends(
         &cluster.driver.process,

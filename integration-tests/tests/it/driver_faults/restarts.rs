@@ -91,19 +91,15 @@ fn killed_before_its_very_first_entries() {
 #[test]
 fn a_first_start_at_latest_without_data_counts_what_came_after() {
     let job = WordJob::new("latest");
-    let application = job.application_from("latest");
+    // The start is resolved and written, and no batch is.
+    let application = job
+        .application_from("latest")
+        .failpoint("driver.put.before@kind=offsets,number=0=pause");
     let mut cluster = application.start(1).unwrap();
-    wait_executors(&cluster, 1);
-    // The start is resolved and written, whether or not a batch has run.
-    let start = job.checkpoint().join("sources");
-    wait_until(SOON, "the start in the checkpoint", || {
-        walkdir::WalkDir::new(&start)
-            .into_iter()
-            .flatten()
-            .any(|entry| entry.file_name() == "start")
-    })
-    .unwrap();
+    cluster.wait_failpoint("driver.put.before").unwrap();
     cluster.driver.process.kill().unwrap();
+    let there = |part: &str| job.checkpoint().join(part).exists();
+    assert!(there("sources/0/start") && !there("offsets"));
     job.send(50);
     cluster.restart_driver().unwrap();
     job.finish(cluster);

@@ -16,7 +16,7 @@ fn help_names_masters_flags_roles_and_exit_codes() {
         command.args(arguments);
         let help = ChildProcess::spawn("help", &command).unwrap();
         for text in texts {
-            assert_ends(&help, 0, &[text]);
+            assert_ends(&help, 0, &[*text]);
         }
     };
     shown(
