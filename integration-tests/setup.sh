@@ -53,6 +53,8 @@ system_packages() {
     fi
     have_admin ip || missing+=(iproute2)
     have_admin iptables || missing+=(iptables)
+    have curl || missing+=(curl)
+    docker_packages
 
     if [ ${#missing[@]} -eq 0 ]; then
         say "system packages: all there"
@@ -109,6 +111,8 @@ python() {
     echo "$venv_stamp" >"$venv/.stamp"
 }
 
+. "$here/setup/docker.sh"
+
 rust() {
     if ! have cargo; then
         [ -x "$HOME/.cargo/bin/cargo" ] || die "there is no cargo: install Rust (https://www.rust-lang.org/tools/install), then run this again"
@@ -126,6 +130,7 @@ rust
 system_packages
 kafka
 python
+docker_part
 # Logs of earlier test runs.
 if [ -d "$home/logs" ]; then find "$home/logs" -type f -mtime +2 -delete; fi
 say "ready after $((SECONDS - started)) s"

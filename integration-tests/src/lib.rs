@@ -7,6 +7,7 @@
 //!
 //! - [`certificates`]: authorities and nodes, good and bad.
 //! - [`cluster`]: an application as real processes: driver, executors, failpoints, HTTP.
+//! - [`compose`]: a project of Docker's compose, and kills that its restart policies heal.
 //! - [`error`]: what can go wrong in the harness itself.
 //! - [`installed`]: where the parts that `setup.sh` installs are.
 //! - [`kafka`]: a Kafka broker's whole life, and a client that fills and reads topics.
@@ -17,6 +18,7 @@
 
 pub mod certificates;
 pub mod cluster;
+pub mod compose;
 pub mod error;
 pub mod installed;
 pub mod kafka;

@@ -9,6 +9,7 @@
 
 mod architecture;
 mod bad_input;
+mod compose;
 mod coverage;
 mod docs;
 mod driver_faults;

@@ -29,10 +29,10 @@ const AT_ONCE: usize = 3;
 static RUNNING: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
 
 /// The right to run a cluster of processes.
-struct Turn;
+pub(crate) struct Turn;
 
 impl Turn {
-    fn take() -> Self {
+    pub fn take() -> Self {
         let mut running = RUNNING.0.lock();
         while *running >= AT_ONCE {
             RUNNING.1.wait(&mut running);

@@ -6,7 +6,7 @@ mod demo;
 mod effects;
 mod kafka_tasks;
 mod memory;
-mod python;
+pub(crate) mod python;
 mod shuffles;
 
 use std::{

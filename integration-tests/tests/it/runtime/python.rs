@@ -19,7 +19,7 @@ use millstream_integration_tests::{
 use super::{Counts, Place, start, stop};
 
 /// An example of the same build profile as this test, built if it isn't.
-pub(super) fn example(name: &str) -> PathBuf {
+pub(crate) fn example(name: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
         let profile = Path::new(env!("CARGO_BIN_EXE_testjob")).parent().unwrap();
