@@ -1,0 +1,160 @@
+//! How executors join: they register, then open a session; and why they are refused.
+
+use millstream_common::{
+    failure::Failure,
+    ids::ExecutorId,
+    protocol::{
+        Application, Hello, PROTOCOL_VERSION, RegisterReply, RegisterRequest, SharedFile,
+        ToExecutor,
+    },
+};
+use millstream_proto::refusal::{BUILD_MISMATCH, PROTOCOL_MISMATCH, UNSHARED_FILES, refusal};
+use tokio::sync::{mpsc, oneshot};
+
+use super::Cluster;
+use crate::scheduler::message::{Event, ExecutorInfo};
+
+/// Messages that may wait for one executor; past that its session is ended, and it reconciles when it is back.
+const SESSION_OUTBOX: usize = 4_096;
+/// Registrations that may wait for the application to be ready.
+const WAITING_REGISTRATIONS: usize = 4_096;
+
+/// What executors are told at registration, once the driver knows it.
+#[derive(Clone, Debug)]
+pub struct Serving {
+    /// The application.
+    pub application: Application,
+    /// The session fingerprint that executors must have.
+    pub fingerprint: String,
+    /// Files that they must be able to read.
+    pub shared_files: Vec<SharedFile>,
+}
+
+/// A session as the transport gets it.
+pub struct Session {
+    /// Its number; goes with everything that is heard on it.
+    pub number: u64,
+    /// What to send to the executor; its end means that the driver ended the session.
+    pub outbox: mpsc::Receiver<ToExecutor>,
+}
+
+/// Why a session was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionEnd {
+    /// The executor isn't known (any more); it must register anew.
+    #[error(
+        "executor {0} is not known to this driver (it was taken for lost, or the driver is a new one); it must register anew"
+    )]
+    Unknown(ExecutorId),
+    /// The executor can't serve this driver.
+    #[error("{0}")]
+    Refused(Failure),
+    /// The driver is stopping.
+    #[error("the driver is stopping")]
+    Stopping,
+}
+
+impl Cluster {
+    pub(super) async fn register(
+        &mut self,
+        request: RegisterRequest,
+        reply: oneshot::Sender<Result<RegisterReply, Failure>>,
+    ) {
+        if let Err(refusal) = self.compatible(&request) {
+            tracing::warn!(host = request.host, process = request.process_id, reason = %refusal, "executor refused");
+            let _ = reply.send(Err(refusal));
+            return;
+        }
+        let Some(serving) = self.serving.clone() else {
+            if self.waiting.len() < WAITING_REGISTRATIONS {
+                self.waiting.push((request, reply));
+            }
+            return;
+        };
+        if reply.is_closed() {
+            return;
+        }
+        tracing::info!(
+            host = request.host,
+            process = request.process_id,
+            cores = request.cores,
+            "executor registers"
+        );
+        let (executor, losses) = self.registry.register(self.clock.now(), request);
+        let accepted = RegisterReply {
+            executor,
+            application: serving.application,
+            shared_files: serving.shared_files,
+        };
+        let _ = reply.send(Ok(accepted));
+        for loss in losses {
+            self.lost(loss).await;
+        }
+    }
+
+    fn compatible(&self, request: &RegisterRequest) -> Result<(), Failure> {
+        if request.protocol != PROTOCOL_VERSION {
+            return Err(refusal(
+                PROTOCOL_MISMATCH,
+                format!(
+                    "the executor of Millstream {} speaks protocol {}, this driver of Millstream {} speaks {PROTOCOL_VERSION}; run the same release on both",
+                    request.version, request.protocol, self.options.version
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) async fn open(&mut self, hello: Hello) -> Result<Session, SessionEnd> {
+        let Some(serving) = &self.serving else {
+            return Err(SessionEnd::Unknown(hello.executor));
+        };
+        if hello.fingerprint != serving.fingerprint {
+            let failure = refusal(
+                BUILD_MISMATCH,
+                other_build(&serving.fingerprint, &hello.fingerprint),
+            );
+            tracing::warn!(executor = %hello.executor, reason = %failure, "executor refused");
+            return Err(SessionEnd::Refused(failure));
+        }
+        if !hello.unshared.is_empty() {
+            let failure = refusal(
+                UNSHARED_FILES,
+                format!(
+                    "a file:// checkpoint or output must be one file system for the driver and every executor, but the executor could not read what the driver wrote: {}; mount the same folder on all hosts",
+                    hello.unshared.join("; ")
+                ),
+            );
+            tracing::warn!(executor = %hello.executor, reason = %failure, "executor refused");
+            return Err(SessionEnd::Refused(failure));
+        }
+        let now = self.clock.now();
+        let Some((number, request)) = self.registry.connect(now, hello.executor) else {
+            return Err(SessionEnd::Unknown(hello.executor));
+        };
+        let info = ExecutorInfo {
+            id: hello.executor,
+            cores: request.cores,
+            host: request.host.clone(),
+            block_address: request.block_address.clone(),
+        };
+        tracing::info!(executor = %info.id, host = info.host, cores = info.cores, "executor connected");
+        let (sender, outbox) = mpsc::channel(SESSION_OUTBOX);
+        self.sessions.insert(hello.executor, sender);
+        self.schedule(Event::Connected(info)).await;
+        Ok(Session { number, outbox })
+    }
+}
+
+fn other_build(driver: &str, executor: &str) -> String {
+    let (driver_build, driver_graph) = driver.split_once('/').unwrap_or((driver, ""));
+    let (executor_build, executor_graph) = executor.split_once('/').unwrap_or((executor, ""));
+    if driver_build == executor_build {
+        return format!(
+            "the executor built another graph ({executor_graph}) than the driver ({driver_graph}) from the same build {driver_build}; the job function must give the same graph for the same arguments: it may read the clock, files or the environment only through the context"
+        );
+    }
+    format!(
+        "the executor is build {executor_build}, the driver is build {driver_build}; run the same executable on both"
+    )
+}
