@@ -18,6 +18,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     detach::{Detacher, may_share},
+    held::Held,
     runs::{MAX_RUNS, Merge, Run, RunWriter},
     task::{Task, codec_failure},
 };
@@ -86,7 +87,10 @@ pub struct Table<'t, 'a, K, C> {
     merges: usize,
     /// Merges after which entries are weighed again.
     merges_allowed: usize,
+    /// Above this weight something is to be done: take more memory, or spill.
+    noticed: u64,
     threshold: u64,
+    held: Held<'t, 'a>,
     runs: Vec<Run>,
 }
 
@@ -94,6 +98,8 @@ impl<'t, 'a, K: Key, C: Data> Table<'t, 'a, K, C> {
     /// An empty table.
     pub fn new(task: &'t Task<'a>, options: TableOptions) -> Self {
         let shares = options.detach && (may_share::<K>() || may_share::<C>());
+        let threshold = task.services().spill_threshold();
+        let held = Held::new(task);
         Self {
             task,
             hasher: FixedState::with_seed(0x6d69_6c6c),
@@ -108,7 +114,9 @@ impl<'t, 'a, K: Key, C: Data> Table<'t, 'a, K, C> {
             detacher: Detacher::new(shares),
             weight: 0,
             merges: 0,
-            threshold: task.services().spill_threshold(),
+            noticed: threshold.min(held.room()),
+            threshold,
+            held,
             runs: Vec::new(),
         }
     }
@@ -152,7 +160,7 @@ impl<'t, 'a, K: Key, C: Data> Table<'t, 'a, K, C> {
             }
             self.merges += 1;
             self.weight += added as u64;
-            if self.merges > self.merges_allowed || self.weight > self.threshold {
+            if self.merges > self.merges_allowed || self.weight > self.noticed {
                 self.after_merges(merge_combined)?;
             }
         }
@@ -208,9 +216,22 @@ impl<'t, 'a, K: Key, C: Data> Table<'t, 'a, K, C> {
             self.merges_allowed = MERGES_BESIDES + MERGES_PER_ENTRY * self.entries.len();
         }
         self.weight += Self::entry_weight(size) + added as u64;
-        if self.weight > self.threshold || at >= NOT_FOUND - 1 {
-            self.spill(merge_combined)?;
+        if at >= NOT_FOUND - 1 {
+            return self.spill(merge_combined);
         }
+        self.heed_weight(merge_combined)
+    }
+
+    /// Spills a table that is too heavy; takes memory for one that isn't yet.
+    fn heed_weight(&mut self, merge_combined: &dyn Fn(C, C) -> C) -> Result<(), Failure> {
+        if self.weight <= self.noticed {
+            return Ok(());
+        }
+        if self.weight > self.threshold {
+            return self.spill(merge_combined);
+        }
+        self.held.grow_to(self.weight)?;
+        self.noticed = self.threshold.min(self.held.room());
         Ok(())
     }
 
@@ -225,10 +246,7 @@ impl<'t, 'a, K: Key, C: Data> Table<'t, 'a, K, C> {
             self.weigh_again()?;
             self.merges = 0;
         }
-        if self.weight > self.threshold {
-            self.spill(merge_combined)?;
-        }
-        Ok(())
+        self.heed_weight(merge_combined)
     }
 
     /// Weighs every entry, and detaches what merges have brought in.
@@ -311,12 +329,16 @@ impl<'t, 'a, K: Key, C: Data> Table<'t, 'a, K, C> {
     ///
     /// # Errors
     /// As [`push`](Self::push).
-    pub fn finish(mut self, merge_combined: &dyn Fn(C, C) -> C) -> Result<Combined<K, C>, Failure> {
+    pub fn finish(
+        mut self,
+        merge_combined: &dyn Fn(C, C) -> C,
+    ) -> Result<Combined<'t, 'a, K, C>, Failure> {
         if self.runs.is_empty() {
             return Ok(Combined::Memory(InMemory {
                 entries: self.entries.into_iter(),
                 route: self.options.route,
                 canonical: Vec::new(),
+                _held: self.held,
             }));
         }
         self.spill(merge_combined)?;
@@ -338,14 +360,14 @@ fn partition_of(route: Option<PartitionCount>, canonical: &[u8]) -> u32 {
 }
 
 /// What a table gives.
-pub enum Combined<K, C> {
+pub enum Combined<'t, 'a, K, C> {
     /// It never spilled.
-    Memory(InMemory<K, C>),
+    Memory(InMemory<'t, 'a, K, C>),
     /// It did.
     Spilled(Merged),
 }
 
-impl<K: Key, C: Data> Combined<K, C> {
+impl<K: Key, C: Data> Combined<'_, '_, K, C> {
     /// The next key with its partition and combined value.
     ///
     /// # Errors
@@ -371,13 +393,15 @@ impl<K: Key, C: Data> Combined<K, C> {
 }
 
 /// A table that never spilled, in the order in which keys were first seen.
-pub struct InMemory<K, C> {
+pub struct InMemory<'t, 'a, K, C> {
     entries: std::vec::IntoIter<Entry<K, C>>,
     route: Option<PartitionCount>,
     canonical: Vec<u8>,
+    /// Given back when the last row is gone.
+    _held: Held<'t, 'a>,
 }
 
-impl<K: Key, C: Data> InMemory<K, C> {
+impl<K: Key, C: Data> InMemory<'_, '_, K, C> {
     fn next(&mut self) -> Result<Option<(u32, K, C)>, Failure> {
         for Entry { key, combined } in self.entries.by_ref() {
             let Some(combined) = combined else { continue };
@@ -501,6 +525,40 @@ mod tests {
         expected.sort();
         merged.sort();
         assert_eq!(merged, expected);
+    }
+
+    #[test]
+    fn a_large_table_counts_against_memory_until_it_is_gone() {
+        let rows: Vec<(String, u64)> = (0..60_000).map(|i| (format!("{i:0100}"), i)).collect();
+        for threshold in [u64::MAX, 4 << 20] {
+            let services = MemoryServices::new(threshold);
+            let task = task(&services, 0);
+            let options = TableOptions {
+                route: None,
+                weighing: Weighing::Again,
+                detach: true,
+            };
+            let mut table = Table::new(&task, options);
+            for chunk in rows.chunks(50) {
+                table
+                    .push(&mut chunk.to_vec(), |_| 0, |value| value, add, &add)
+                    .unwrap();
+            }
+            let weight = table.weight;
+            let most = if threshold == u64::MAX {
+                weight.next_multiple_of(1 << 20)
+            } else {
+                threshold
+            };
+            assert_eq!(services.memory_taken(), most);
+            let mut combined = table.finish(&add).unwrap();
+            let is_spilled = matches!(combined, Combined::Spilled(_));
+            assert_eq!(is_spilled, threshold != u64::MAX);
+            assert_eq!(services.memory_taken(), if is_spilled { 0 } else { most });
+            while combined.next(&add).unwrap().is_some() {}
+            drop(combined);
+            assert_eq!(services.memory_taken(), 0);
+        }
     }
 
     #[test]

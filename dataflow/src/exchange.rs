@@ -6,6 +6,7 @@ use millstream_common::{
     failure::Failure,
     protocol::{BlockMeta, TaskOutput},
     routing::{PartitionCount, Router},
+    text::INLINE_CAPACITY,
 };
 
 use crate::{
@@ -16,6 +17,9 @@ use crate::{
     task::{OperatorIndex, Task, codec_failure},
     write::ExchangeWriter,
 };
+
+/// What the heap blocks of a long value cost besides its bytes.
+const HEAP_BLOCKS: usize = 48;
 
 /// Encoded bytes of merged rows after which a chunk is full.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -219,13 +223,22 @@ pub fn group<K: Key, V: Data>(list: usize, operator: OperatorIndex) -> Opener<(K
                 earlier.append(&mut later);
                 earlier
             }),
-            // Lists have up to twice the room that they need.
-            weigh: |encoded| encoded + 2 * size_of::<V>(),
+            weigh: weight_in_list::<V>,
             weighing: Weighing::Added,
             combined: None,
             value: std::marker::PhantomData::<fn() -> V>,
         }))
     })
+}
+
+/// What a value of this encoded size weighs in a list that has up to twice the room that it needs.
+fn weight_in_list<V>(encoded: usize) -> usize {
+    let heap_blocks = if encoded > INLINE_CAPACITY {
+        HEAP_BLOCKS
+    } else {
+        0
+    };
+    encoded + 2 * size_of::<V>() + heap_blocks
 }
 
 struct Merging<'t, 'a, K, V, C, Create, MergeValue, MergeCombined> {
@@ -237,12 +250,12 @@ struct Merging<'t, 'a, K, V, C, Create, MergeValue, MergeCombined> {
     merge_combined: Arc<MergeCombined>,
     weigh: fn(usize) -> usize,
     weighing: Weighing,
-    combined: Option<Combined<K, C>>,
+    combined: Option<Combined<'t, 'a, K, C>>,
     value: std::marker::PhantomData<fn() -> V>,
 }
 
-impl<K, V, C, Create, MergeValue, MergeCombined>
-    Merging<'_, '_, K, V, C, Create, MergeValue, MergeCombined>
+impl<'t, 'a, K, V, C, Create, MergeValue, MergeCombined>
+    Merging<'t, 'a, K, V, C, Create, MergeValue, MergeCombined>
 where
     K: Key,
     V: Data,
@@ -251,7 +264,7 @@ where
     MergeValue: Fn(C, V) -> C,
     MergeCombined: Fn(C, C) -> C,
 {
-    fn combine(&self) -> Result<Combined<K, C>, Failure> {
+    fn combine(&self) -> Result<Combined<'t, 'a, K, C>, Failure> {
         let options = TableOptions {
             route: None,
             weighing: self.weighing,

@@ -8,6 +8,7 @@
 //! - [`detach`]: rows that outlive their chunk let go of its buffers
 //! - [`exchange`]: the ends of stages that write into exchanges
 //! - [`fold`]: operators that need all rows of a task first
+//! - `held`: what a table holds of its executor's memory budget
 //! - [`memory`]: what an executor provides, in memory, for tests
 //! - [`narrow`]: operators that work row by row
 //! - [`partitions`]: operators over all rows of a task as an iterator
@@ -24,6 +25,7 @@ pub mod combine;
 pub mod detach;
 pub mod exchange;
 pub mod fold;
+mod held;
 pub mod memory;
 pub mod narrow;
 pub mod partitions;

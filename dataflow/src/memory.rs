@@ -1,6 +1,10 @@
 //! [`TaskServices`] with everything in memory: for tests of operators and connectors, and to run a plan without an executor.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use bytes::Bytes;
 use millstream_common::{
@@ -19,6 +23,7 @@ pub struct MemoryServices {
     folders: Mutex<HashMap<TaskId, TempDir>>,
     spill_threshold: u64,
     compress: bool,
+    memory_taken: AtomicU64,
 }
 
 impl MemoryServices {
@@ -29,6 +34,7 @@ impl MemoryServices {
             folders: Mutex::default(),
             spill_threshold,
             compress: true,
+            memory_taken: AtomicU64::new(0),
         }
     }
 
@@ -48,6 +54,11 @@ impl MemoryServices {
         if let Some(frames) = self.blocks.lock().get_mut(&block) {
             change(frames);
         }
+    }
+
+    /// What tables hold, bytes.
+    pub fn memory_taken(&self) -> u64 {
+        self.memory_taken.load(Ordering::Relaxed)
     }
 
     /// Forgets all blocks and spill files.
@@ -102,6 +113,16 @@ impl TaskServices for MemoryServices {
 
     fn spill_threshold(&self) -> u64 {
         self.spill_threshold
+    }
+
+    fn take_memory(&self, _: TaskId, bytes: u64, cancel: &CancelToken) -> Result<(), Failure> {
+        cancel.check()?;
+        self.memory_taken.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn give_back_memory(&self, _: TaskId, bytes: u64) {
+        self.memory_taken.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     fn compress_blocks(&self) -> bool {

@@ -61,6 +61,21 @@ pub trait TaskServices: Send + Sync {
     /// Where a task's own tables spill: a sum of encoded row sizes in bytes, the same on every executor of a query.
     fn spill_threshold(&self) -> u64;
 
+    /// Counts `bytes` more for the tables of the running task against the executor's memory budget; waits while other tasks hold what it would need. It
+    /// may delay a task or end it, and never says where a table spills. By default nothing is counted.
+    ///
+    /// # Errors
+    /// `OutOfMemory` when the task alone would hold more than the budget; `Cancelled`.
+    fn take_memory(&self, task: TaskId, bytes: u64, cancel: &CancelToken) -> Result<(), Failure> {
+        let _ = (task, bytes, cancel);
+        Ok(())
+    }
+
+    /// The running task's tables let go of `bytes` that were taken.
+    fn give_back_memory(&self, task: TaskId, bytes: u64) {
+        let _ = (task, bytes);
+    }
+
     /// Whether blocks are LZ4 compressed when that pays.
     fn compress_blocks(&self) -> bool;
 }

@@ -1,11 +1,22 @@
 //! The executor's memory budget: what blocks, fetches in flight and tasks hold, counted in one place.
+//!
+//! Blocks give way to all else by going to disk, fetches by not running ahead, and tasks by waiting for each other.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
-use millstream_common::failure::{Failure, FailureKind};
+use hashbrown::HashMap;
+use millstream_common::{
+    failure::{Failure, FailureKind},
+    ids::TaskId,
+};
+use millstream_dataflow::program::CancelToken;
+use parking_lot::{Condvar, Mutex};
+
+/// How long a task that waits for memory waits before it looks at its cancel token again.
+const WAIT: Duration = Duration::from_millis(20);
 
 /// Counts memory against `memory.budget`. It never allocates or frees; who holds bytes says so here.
 #[derive(Debug)]
@@ -14,7 +25,24 @@ pub struct MemoryBudget {
     block_limit: AtomicU64,
     blocks: AtomicU64,
     fetches: AtomicU64,
+    /// The sum of what `holders` hold, for those who only want to know that.
     tasks: AtomicU64,
+    holders: Mutex<Holders>,
+    given_back: Condvar,
+}
+
+/// Tasks that hold memory.
+#[derive(Debug, Default)]
+struct Holders {
+    by_task: HashMap<TaskId, Held>,
+    next_order: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    bytes: u64,
+    /// Smaller for a task that has held memory for longer.
+    order: u64,
 }
 
 impl MemoryBudget {
@@ -26,6 +54,8 @@ impl MemoryBudget {
             blocks: AtomicU64::new(0),
             fetches: AtomicU64::new(0),
             tasks: AtomicU64::new(0),
+            holders: Mutex::default(),
+            given_back: Condvar::new(),
         }
     }
 
@@ -34,6 +64,7 @@ impl MemoryBudget {
         self.limit.store(limit, Ordering::Relaxed);
         self.block_limit
             .store(block_limit.min(limit), Ordering::Relaxed);
+        self.given_back.notify_all();
     }
 
     fn limit(&self) -> u64 {
@@ -87,26 +118,71 @@ impl MemoryBudget {
         subtract(&self.fetches, bytes);
     }
 
-    /// Takes `bytes` for a task's own tables until the reservation is dropped.
+    /// Counts `bytes` more for the tables of a task. Where all tasks together would hold more than the budget, the task waits until others give back,
+    /// unless it is the one that has held memory for longest: that one goes on, so waiting always ends.
     ///
     /// # Errors
-    /// `OutOfMemory` when the budget doesn't hold them.
-    pub fn reserve_for_task(self: &Arc<Self>, bytes: u64) -> Result<Reservation, Failure> {
-        let used = self.used();
-        if used.saturating_add(bytes) > self.limit() {
-            return Err(Failure::new(
-                FailureKind::OutOfMemory,
-                format!(
-                    "a task wants {bytes} bytes, {used} of the executor's {} are in use: raise memory.budget or lower memory.spill_threshold",
-                    self.limit()
-                ),
-            ));
+    /// `OutOfMemory` when the task alone would hold more than the budget; `Cancelled` while it waits.
+    pub fn take_for_task(
+        &self,
+        task: TaskId,
+        bytes: u64,
+        cancel: &CancelToken,
+    ) -> Result<(), Failure> {
+        let mut holders = self.holders.lock();
+        loop {
+            let held = holders.by_task.get(&task).map_or(0, |held| held.bytes);
+            let wanted = held.saturating_add(bytes);
+            let limit = self.limit();
+            if wanted > limit {
+                return Err(Failure::new(
+                    FailureKind::OutOfMemory,
+                    format!(
+                        "the tables of a task want {wanted} bytes, memory.budget is {limit}: raise memory.budget or lower memory.spill_threshold"
+                    ),
+                ));
+            }
+            let total = self.tasks.load(Ordering::Relaxed);
+            if total.saturating_add(bytes) <= limit || holders.is_eldest(task) {
+                holders.add(task, bytes);
+                self.tasks.fetch_add(bytes, Ordering::Relaxed);
+                return Ok(());
+            }
+            cancel.check()?;
+            self.given_back.wait_for(&mut holders, WAIT);
         }
-        self.tasks.fetch_add(bytes, Ordering::Relaxed);
-        Ok(Reservation {
-            budget: Arc::clone(self),
-            bytes,
-        })
+    }
+
+    /// A task's tables let go of `bytes`.
+    pub fn give_back_of_task(&self, task: TaskId, bytes: u64) {
+        let mut holders = self.holders.lock();
+        holders.remove(task, bytes);
+        subtract(&self.tasks, bytes);
+        self.given_back.notify_all();
+    }
+}
+
+impl Holders {
+    fn is_eldest(&self, task: TaskId) -> bool {
+        let eldest = self.by_task.iter().min_by_key(|(_, held)| held.order);
+        eldest.is_none_or(|(eldest, _)| *eldest == task)
+    }
+
+    fn add(&mut self, task: TaskId, bytes: u64) {
+        let order = self.next_order;
+        let held = self.by_task.entry(task).or_insert(Held { bytes: 0, order });
+        held.bytes += bytes;
+        self.next_order += 1;
+    }
+
+    fn remove(&mut self, task: TaskId, bytes: u64) {
+        if let Some(held) = self.by_task.get_mut(&task) {
+            debug_assert!(held.bytes >= bytes, "a task gave back more than it took");
+            held.bytes = held.bytes.saturating_sub(bytes);
+            if held.bytes == 0 {
+                self.by_task.remove(&task);
+            }
+        }
     }
 }
 
@@ -115,33 +191,82 @@ fn subtract(counter: &AtomicU64, bytes: u64) {
     debug_assert!(before >= bytes, "more memory was given back than taken");
 }
 
-/// Memory that a task holds; given back when dropped.
-#[derive(Debug)]
-pub struct Reservation {
-    budget: Arc<MemoryBudget>,
-    bytes: u64,
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        subtract(&self.budget.tasks, self.bytes);
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{sync::mpsc, thread};
+
     use super::*;
+    use crate::testing::block;
+
+    fn task(partition: u32) -> TaskId {
+        TaskId {
+            partition,
+            ..block(0, 0).task
+        }
+    }
 
     #[test]
-    fn a_reservation_counts_until_dropped() {
-        let budget = Arc::new(MemoryBudget::new(100, 50));
-        let held = budget.reserve_for_task(60).expect("fits");
-        assert_eq!(budget.used(), 60);
-        let refused = budget.reserve_for_task(41).expect_err("doesn't fit");
+    fn what_a_task_takes_counts_until_it_is_given_back() {
+        let budget = MemoryBudget::new(100, 50);
+        let cancel = CancelToken::new();
+        budget.take_for_task(task(0), 60, &cancel).expect("fits");
+        budget.take_for_task(task(0), 40, &cancel).expect("fits");
+        assert_eq!(budget.used(), 100);
+        let refused = budget.take_for_task(task(0), 1, &cancel);
+        let refused = refused.expect_err("more than the whole budget");
         assert_eq!(refused.kind, FailureKind::OutOfMemory);
-        drop(held);
+        assert!(
+            refused
+                .message
+                .contains("want 101 bytes, memory.budget is 100"),
+            "{refused}"
+        );
+        budget.give_back_of_task(task(0), 100);
         assert_eq!(budget.used(), 0);
-        assert!(budget.reserve_for_task(100).is_ok());
+    }
+
+    #[test]
+    fn a_task_waits_for_others_and_the_eldest_for_none() {
+        let budget = MemoryBudget::new(100, 50);
+        let cancel = CancelToken::new();
+        budget.take_for_task(task(0), 30, &cancel).expect("fits");
+        budget.take_for_task(task(1), 60, &cancel).expect("fits");
+        thread::scope(|scope| {
+            let (took, has_taken) = mpsc::channel();
+            let (budget, younger) = (&budget, cancel.clone());
+            scope.spawn(move || {
+                let taken = budget.take_for_task(task(1), 30, &younger);
+                took.send(taken).expect("the test waits");
+            });
+            budget
+                .take_for_task(task(0), 50, &cancel)
+                .expect("it waits for nobody");
+            assert!(
+                has_taken.try_recv().is_err(),
+                "110 to 140 bytes of 100 are taken"
+            );
+            budget.give_back_of_task(task(0), 80);
+            has_taken
+                .recv()
+                .expect("it goes on")
+                .expect("there is room now");
+        });
+        assert_eq!(budget.used(), 90);
+        budget.give_back_of_task(task(1), 90);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn a_waiting_task_heeds_its_token() {
+        let budget = MemoryBudget::new(100, 50);
+        budget
+            .take_for_task(task(0), 90, &CancelToken::new())
+            .expect("fits");
+        let cancel = CancelToken::new();
+        cancel.cancel();
+        let refused = budget.take_for_task(task(1), 20, &cancel);
+        assert_eq!(refused.expect_err("cancelled").kind, FailureKind::Cancelled);
+        assert_eq!(budget.used(), 90);
     }
 
     #[test]
@@ -156,10 +281,12 @@ mod tests {
 
     #[test]
     fn blocks_are_over_by_their_share_or_by_the_whole() {
-        let budget = Arc::new(MemoryBudget::new(100, 50));
+        let budget = MemoryBudget::new(100, 50);
         budget.add_blocks(50);
         assert!(!budget.blocks_are_over());
-        let _held = budget.reserve_for_task(50).expect("fits");
+        budget
+            .take_for_task(task(0), 50, &CancelToken::new())
+            .expect("fits");
         assert!(!budget.blocks_are_over() && !budget.allows_read_ahead());
         budget.add_fetches(1);
         assert!(budget.blocks_are_over());

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use millstream_common::{
-    config::{Address, Compression, Config, keys},
+    config::{Address, Advertised, Compression, Config, keys},
     failure::{Failure, FailureKind, Retry},
 };
 use millstream_proto::{auth::Secret, http::Door, tls::Tls};
@@ -15,8 +15,8 @@ pub struct Options {
     pub cores: u32,
     /// Where blocks are served to peers; `None` for the in-process twin, where there are none.
     pub listen: Option<Address>,
-    /// What peers dial, `host:port`, where that isn't the address listened on (containers, a wildcard address).
-    pub advertise: Option<String>,
+    /// What driver and peers dial where that isn't the address listened on (containers, a wildcard address, a proxy).
+    pub advertise: Option<Advertised>,
     /// Where `/metrics` and `/healthz` are; `None` for nowhere.
     pub http: Option<Address>,
     /// The host's name, for locality and messages.
@@ -54,7 +54,7 @@ impl Options {
         Ok(Self {
             cores: cores.unwrap_or(machine),
             listen: Some(config.get(keys::EXECUTOR_LISTEN)),
-            advertise: None,
+            advertise: config.get(keys::EXECUTOR_ADVERTISE),
             http: has_http.then(|| config.get(keys::EXECUTOR_HTTP)),
             host: host_name(),
             secret,

@@ -38,7 +38,7 @@ use crate::{
 /// Replies that wait for a slow reader.
 const REPLIES: usize = 4;
 /// Spilled frames are read in runs of about this many bytes.
-const READ_BYTES: usize = 4 << 20;
+const READ_BYTES: usize = 1 << 20;
 
 /// Listens on `address`; port 0 takes a free one. `key` is the configuration key that gave the address.
 ///

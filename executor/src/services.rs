@@ -14,6 +14,7 @@ use millstream_dataflow::program::{BlockFrames, CancelToken, TaskServices};
 use crate::{
     blocks::{BlockStore, SpillFolder},
     fetch::Fetcher,
+    memory::MemoryBudget,
     options::Tuning,
 };
 
@@ -21,6 +22,7 @@ use crate::{
 pub struct Services {
     store: Arc<BlockStore>,
     folder: Arc<SpillFolder>,
+    budget: Arc<MemoryBudget>,
     fetcher: Fetcher,
     tuning: Tuning,
 }
@@ -36,6 +38,7 @@ impl Services {
         Self {
             store,
             folder,
+            budget: Arc::clone(&fetcher.budget),
             fetcher,
             tuning,
         }
@@ -79,6 +82,15 @@ impl TaskServices for Services {
 
     fn spill_threshold(&self) -> u64 {
         self.tuning.spill_threshold
+    }
+
+    fn take_memory(&self, task: TaskId, bytes: u64, cancel: &CancelToken) -> Result<(), Failure> {
+        self.budget.take_for_task(task, bytes, cancel)?;
+        self.store.make_room()
+    }
+
+    fn give_back_memory(&self, task: TaskId, bytes: u64) {
+        self.budget.give_back_of_task(task, bytes);
     }
 
     fn compress_blocks(&self) -> bool {

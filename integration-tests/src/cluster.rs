@@ -388,6 +388,18 @@ impl Cluster {
         Ok(pid)
     }
 
+    /// Adds an executor with configuration of its own.
+    pub fn add_executor_with(&self, configuration: &[(&str, String)]) -> Result<u32, Error> {
+        let mut application = self.application.clone();
+        for (key, value) in configuration {
+            application = application.conf(key, value);
+        }
+        let executor = application.start_executor()?;
+        let pid = executor.pid();
+        self.executors.lock().push(executor);
+        Ok(pid)
+    }
+
     /// Calls `look` with an executor's process.
     pub fn with_executor<R>(&self, pid: u32, look: impl FnOnce(&ChildProcess) -> R) -> Option<R> {
         self.executors

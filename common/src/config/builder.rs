@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use super::declare::{Key, Spec};
 use super::error::{Error, Origin};
+use super::registry::Values;
 use super::sources::{self, Given};
-use super::value::Setting;
-use super::{Config, REDACTED, keys};
+use super::value::{ByteSize, Setting};
+use super::{Config, Inner, REDACTED, keys};
 
 /// Makes a [`Config`]. The order of calls does not matter between sources: a file yields to variables,
 /// those to `--conf`, that to code. Within one source the last value of a key wins.
@@ -150,6 +151,7 @@ impl Builder {
                 }),
             }
         }
+        fit_spill_threshold(&mut inner);
         let config = Config {
             inner: Arc::new(inner),
         };
@@ -162,6 +164,19 @@ impl Builder {
             None => Ok(config),
         }
     }
+}
+
+/// A spill threshold that nobody set follows a small memory budget: several tables must fit beside blocks and read-ahead.
+fn fit_spill_threshold(inner: &mut Inner) {
+    let threshold = keys::MEMORY_SPILL_THRESHOLD;
+    if inner.origins[threshold.spec().index()] != Origin::Default {
+        return;
+    }
+    let most = keys::MEMORY_BUDGET.read(&inner.values).bytes() / 8;
+    let usual = threshold.read(&Values::default()).bytes();
+    let fitting = ByteSize::from_bytes(most.min(usual)).to_text();
+    // A size that a key may have is one of this key too.
+    let _ = threshold.spec().assign(&mut inner.values, &fitting);
 }
 
 /// Values that are each valid and do not fit together.

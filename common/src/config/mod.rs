@@ -19,11 +19,12 @@
 //!
 //! * `declare`: what a key is, and the macro that declares keys
 //! * `registry`: every key
-//! * `value`, `words`: the types of values
+//! * `value`, `address`, `words`: the types of values
 //! * `builder`, `sources`: gathering values; where they come from
 //! * `error`: what can be wrong
 //! * `reference`: the reference page
 
+mod address;
 mod builder;
 mod declare;
 mod error;
@@ -39,12 +40,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub use address::{Address, Advertised};
 pub use builder::Builder;
 pub use declare::{Key, Scope, Spec};
 pub use error::{Error, Origin};
 pub use reference::reference_markdown;
 pub use registry::{SECTIONS, Section, keys};
-pub use value::{Address, ByteSize, Secret, Setting, ZoneName};
+pub use value::{ByteSize, Secret, Setting, ZoneName};
 pub use words::{
     Compression, LogFormat, OnDataLoss, OnLostBlock, OnMalformed, OnNondeterminism, ShowProgress,
 };

@@ -4,8 +4,9 @@
 
 use std::time::Duration;
 
+use super::address::{Address, Advertised};
 use super::declare::{Flags, Key, Spec, accepts, checked, declare_keys};
-use super::value::{Address, ByteSize, Secret, Setting, ZoneName};
+use super::value::{ByteSize, Secret, Setting, ZoneName};
 use super::words::{
     Compression, LogFormat, OnDataLoss, OnLostBlock, OnMalformed, OnNondeterminism, ShowProgress,
 };
@@ -91,6 +92,10 @@ declare_keys! {
         "executor.cores" EXECUTOR_CORES: Option<u32> = None, [1, 4_096], process;
         /// Where an executor listens for the driver and its peers. Port 0 takes any free port.
         "executor.listen" EXECUTOR_LISTEN: Address = Address::loopback(0), process;
+        /// Under which address the driver and other executors reach an executor's blocks, where that is not what it listens on (a container,
+        /// a wildcard address, a proxy). A host alone keeps the port that it listens on. Without a value, the address it listens on, or the
+        /// machine's name where that is a wildcard.
+        "executor.advertise" EXECUTOR_ADVERTISE: Option<Advertised> = None, process;
         /// Where an executor serves metrics. Port 0 takes any free port.
         "executor.http" EXECUTOR_HTTP: Address = Address::loopback(0), process;
         /// How often an executor tells the driver that it is alive.
@@ -123,12 +128,14 @@ declare_keys! {
     }
 
     section "Memory and shuffle" {
-        /// Memory of one executor for the tables of tasks, for blocks and for read-ahead. What does not fit is spilled or waits.
+        /// Memory of one executor for the tables of tasks, for blocks and for read-ahead. What does not fit is spilled or waits; a task
+        /// whose tables alone want more fails.
         "memory.budget" MEMORY_BUDGET: ByteSize = ByteSize::mib(512), [ByteSize::mib(16), ByteSize::gib(4_096)], process;
         /// The share of `memory.budget` that blocks may fill before the oldest are moved to disk.
         "memory.block_fraction" MEMORY_BLOCK_FRACTION: f64 = 0.5, [0.05, 0.95], process;
-        /// Encoded bytes of the rows in one task's table (combining, grouping, sorting) at which it spills to disk. The place of
-        /// the cut shows in the order of rows and in sums of floats.
+        /// Encoded bytes of the rows in one task's table (combining, grouping, sorting) at which it spills to disk. Where it isn't
+        /// set, an eighth of the driver's `memory.budget`, at most 64MiB. The place of the cut shows in the order of rows and in
+        /// sums of floats.
         "memory.spill_threshold" MEMORY_SPILL_THRESHOLD: ByteSize = ByteSize::mib(64), [ByteSize::kib(4), ByteSize::gib(1_024)], affects_results;
         /// The folder for spilled tables and blocks. Without a value, the system's temporary folder.
         "shuffle.spill_dir" SHUFFLE_SPILL_DIR: Option<String> = None, process;

@@ -399,3 +399,22 @@ fn the_files_of_tls_come_together() {
         .build();
     assert!(all.is_ok());
 }
+
+#[test]
+fn a_spill_threshold_that_nobody_set_follows_a_small_budget() {
+    let of = |budget: &str| Config::builder().conf("memory.budget", budget);
+    let threshold = |builder: Builder| {
+        let config = builder.build().expect("accepted");
+        config.get(keys::MEMORY_SPILL_THRESHOLD).to_string()
+    };
+    assert_eq!(threshold(Config::builder()), "64MiB");
+    assert_eq!(threshold(of("128MiB")), "16MiB");
+    assert_eq!(threshold(of("64GiB")), "64MiB");
+    let set = of("128MiB").conf("memory.spill_threshold", "100MiB");
+    assert_eq!(threshold(set), "100MiB");
+    let small = of("128MiB").build().expect("accepted");
+    assert!(!small.is_set(keys::MEMORY_SPILL_THRESHOLD));
+    assert_eq!(small.affecting_results()["memory.spill_threshold"], "16MiB");
+    let raised = small.to_builder().conf("memory.budget", "1GiB");
+    assert_eq!(threshold(raised), "64MiB");
+}

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::address::{Address, Advertised};
+
 /// A type that a configuration key can have.
 pub trait Setting: Clone + Send + Sync + 'static {
     /// What the ends of a key's valid range are given as.
@@ -103,6 +105,7 @@ plain_setting! {
     String, "a string that is not empty", "",
         |text: &str| Some(text.to_owned()).filter(|text| !text.trim().is_empty()), String::clone;
     Address, "a host and port", "`127.0.0.1:7077`", Address::read, Address::to_string;
+    Advertised, "a host, with or without a port", "`worker-1` or `worker-1:7078`", Advertised::read, Advertised::to_string;
     ZoneName, "an IANA time zone", "`Europe/Berlin`", ZoneName::read, |zone: &ZoneName| zone.0.clone();
     Secret, "a string that is not empty", "",
         |text: &str| Some(Secret(text.to_owned())).filter(|secret| !secret.0.is_empty()), |secret: &Secret| secret.0.clone();
@@ -298,69 +301,6 @@ fn write_with_unit(count: u128, units: &[(&str, u128)], unit_of_zero: &str) -> S
     format!("{}{unit}", count / factor)
 }
 
-/// A host and port to listen on or to dial: `127.0.0.1:7077`, `[::1]:7077`, `driver:7077`. Port 0 in a
-/// listening address takes any free port.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Address {
-    host: String,
-    port: u16,
-}
-
-impl Address {
-    /// An address of a host name or IP address and a port.
-    pub fn new(host: impl Into<String>, port: u16) -> Self {
-        Self {
-            host: host.into(),
-            port,
-        }
-    }
-
-    /// This machine alone: `127.0.0.1`.
-    pub fn loopback(port: u16) -> Self {
-        Self::new("127.0.0.1", port)
-    }
-
-    /// The host, an IPv6 address without its brackets.
-    pub fn host(&self) -> &str {
-        &self.host
-    }
-
-    /// The port.
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
-    /// The same host with another port.
-    pub fn with_port(&self, port: u16) -> Self {
-        Self::new(self.host.clone(), port)
-    }
-
-    fn read(text: &str) -> Option<Self> {
-        let (host, port) = text.trim().rsplit_once(':')?;
-        let port = port.parse().ok()?;
-        let bracketed = host
-            .strip_prefix('[')
-            .and_then(|rest| rest.strip_suffix(']'));
-        if let Some(inside) = bracketed {
-            inside.parse::<std::net::Ipv6Addr>().ok()?;
-            return Some(Self::new(inside, port));
-        }
-        let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-        let is_host = !host.is_empty() && host.chars().all(valid);
-        is_host.then(|| Self::new(host, port))
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
-        }
-    }
-}
-
 /// The name of a time zone. Looked up only where it is used: an executor may lack the zone's data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ZoneName(String);
@@ -451,28 +391,6 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_a_host_and_a_port() {
-        assert_eq!(
-            Address::parse("driver:7077"),
-            Some(Address::new("driver", 7077))
-        );
-        assert_eq!(Address::parse("[::1]:0"), Some(Address::new("::1", 0)));
-        assert_eq!(Address::new("::1", 5).to_string(), "[::1]:5");
-        for bad in [
-            "",
-            "driver",
-            ":1",
-            "::1:7077",
-            "a b:1",
-            "a:65536",
-            "http://a:1",
-            "[x]:1",
-        ] {
-            assert!(Address::parse(bad).is_none(), "{bad:?} was accepted");
-        }
-    }
-
-    #[test]
     fn numbers_are_finite() {
         assert_eq!(f64::parse("0.5"), Some(0.5));
         assert!(f64::parse("NaN").is_none());
@@ -507,15 +425,7 @@ mod tests {
         fn no_text_panics(text in any::<String>()) {
             let _ = Duration::parse(&text);
             let _ = ByteSize::parse(&text);
-            let _ = Address::parse(&text);
             let _ = ZoneName::parse(&text);
-        }
-
-        #[test]
-        fn addresses_read_back(text in "[a-z0-9.-]{1,12}:[0-9]{1,5}") {
-            if let Some(address) = Address::parse(&text) {
-                prop_assert_eq!(Address::parse(&address.to_text()), Some(address));
-            }
         }
     }
 }

@@ -71,6 +71,7 @@ impl RunError {
             | Self::Driver(application::Error::Tls(_) | application::Error::Door(_)) => Fault::User,
             Self::Graph(error) => error.fault(),
             Self::Driver(application::Error::Query(error)) => error.fault(),
+            Self::Driver(application::Error::Checkpoint { source, .. }) => source.fault(),
             Self::Driver(_) | Self::Io { .. } => Fault::Environment,
             Self::Query(error) => error.fault(),
             Self::Executor(error) => error.fault(),
@@ -100,6 +101,12 @@ impl RunError {
             | Self::Graph(_)
             | Self::State(_)
             | Self::Driver(application::Error::Tls(_) | application::Error::Door(_)) => 2,
+            // Such as a location of an unknown kind.
+            Self::Driver(application::Error::Checkpoint { source, .. })
+                if source.fault() == Fault::User =>
+            {
+                2
+            }
             _ => 1,
         }
     }

@@ -155,10 +155,19 @@ impl BlockStore {
             self.budget.add_blocks(length);
         }
         self.metrics.executor().shuffle_written_bytes.inc_by(length);
+        self.make_room()?;
+        Ok(is_first)
+    }
+
+    /// Moves the oldest tasks' frames to disk if blocks fill more than their share, or all together more than the budget.
+    ///
+    /// # Errors
+    /// `Io` when the disk refuses.
+    pub fn make_room(&self) -> Result<(), Failure> {
         if self.budget.blocks_are_over() {
             self.spill()?;
         }
-        Ok(is_first)
+        Ok(())
     }
 
     fn new_task(&self) -> TaskBlocks {

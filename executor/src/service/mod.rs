@@ -265,7 +265,7 @@ impl Executor {
                 .await
                 .map_err(Error::Setup)?;
             addresses.blocks = match &self.options.advertise {
-                Some(advertised) => advertised.clone(),
+                Some(advertised) => advertised.of_port(bound.port()).to_string(),
                 None => self.reachable(listen, bound),
             };
             let serving = server::serve_blocks(

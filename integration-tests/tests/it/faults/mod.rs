@@ -1,6 +1,7 @@
 //! Applications as real processes over real Kafka, broken at chosen points and at random. Each test compares the whole output with the whole
 //! expectation, word by word.
 //!
+//! - `block_ports`: the network between executors cut
 //! - `executors`: executors that are killed
 //! - `kafka_outputs`: faults around the Kafka sink's commit, and of the broker
 //! - `nondeterminism`: rows that a second run doesn't give again
@@ -10,6 +11,7 @@
 //!
 //! Records that arrive between the read-ahead's end and the planned range are in `kafka_source::reading`, where the range can be chosen.
 
+mod block_ports;
 mod executors;
 mod kafka_outputs;
 mod nondeterminism;
