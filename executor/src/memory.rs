@@ -97,9 +97,9 @@ impl MemoryBudget {
         self.block_bytes() > self.block_limit() / 8 * 7 || self.used() > self.limit()
     }
 
-    /// Whether fetches may run ahead of their readers.
+    /// Whether fetches may run ahead of their readers: they leave a quarter to tables that grow.
     pub(crate) fn allows_read_ahead(&self) -> bool {
-        self.used() < self.limit()
+        self.used() < self.limit() / 4 * 3
     }
 
     pub(crate) fn add_blocks(&self, bytes: u64) {
