@@ -93,7 +93,7 @@ impl Advertised {
         }
         let address = Address::read(text)?;
         // Nobody can dial port 0.
-        (address.port() != 0).then(|| Self {
+        (address.port() != 0).then_some(Self {
             host: address.host,
             port: Some(address.port),
         })
