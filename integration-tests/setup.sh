@@ -5,6 +5,8 @@
 #   MILLSTREAM_TEST_HOME  where the downloaded parts go (default: ~/.cache/millstream-tests)
 #   KAFKA_HOME            an unpacked Apache Kafka of your own; its jars are then used instead of a download
 #
+# A minio in PATH is taken as it is; without one it is built with Go.
+#
 # System packages come from apt (as root or by sudo); without apt the script names what to install by hand.
 set -euo pipefail
 
@@ -112,6 +114,7 @@ python() {
 }
 
 . "$here/setup/docker.sh"
+. "$here/setup/minio.sh"
 
 rust() {
     if ! have cargo; then
@@ -131,6 +134,7 @@ system_packages
 kafka
 python
 docker_part
+minio_part
 # Logs of earlier test runs.
 if [ -d "$home/logs" ]; then find "$home/logs" -type f -mtime +2 -delete; fi
 say "ready after $((SECONDS - started)) s"

@@ -1,4 +1,5 @@
-//! The vocabulary of Millstream's driver and executors: values and formats that both sides must agree on. No networking.
+//! The vocabulary of Millstream's driver and executors: values and formats that both sides must agree on. No networking, but for
+//! object stores.
 //!
 //! Layout:
 //! - [`codec`]: rows as bytes
@@ -11,6 +12,7 @@
 //! - [`log_store`]: where the logs of a checkpoint lie, and the format of their entries
 //! - [`protocol`]: what driver and executors say to each other
 //! - [`routing`]: from a key to the partition that owns it
+//! - [`s3`]: object stores: locations, errors, and with the feature `s3` the client
 //! - [`telemetry`]: metrics and logging
 //! - [`text`]: `Text`, a cheap, owned string slice
 //! - [`time`]: batch times and the clock seam
@@ -25,6 +27,7 @@ pub mod key;
 pub mod log_store;
 pub mod protocol;
 pub mod routing;
+pub mod s3;
 pub mod telemetry;
 pub mod text;
 pub mod time;

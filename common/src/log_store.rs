@@ -10,10 +10,14 @@ mod file;
 mod location;
 mod memory;
 mod name;
+#[cfg(feature = "s3")]
+mod object;
 
 pub use file::{FileLogStore, FileOptions};
 pub use location::{Location, parse_location};
 pub use memory::MemoryLogStore;
+#[cfg(feature = "s3")]
+pub use object::ObjectLogStore;
 
 use std::fmt;
 use std::io;
@@ -23,7 +27,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::failure::{Fault, Retry};
+use crate::{
+    failure::{Fault, Retry},
+    s3,
+    time::{Clock, SystemClock},
+};
 
 /// How a put ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +56,7 @@ pub enum Error {
     /// A location's scheme has no store in this build.
     #[error(
         "the checkpoint location `{location}` has scheme `{scheme}`, which is not supported by this build: \
-         use a path or file:///path"
+         use a path, file:///path or s3://bucket/prefix"
     )]
     UnsupportedScheme {
         /// The location.
@@ -95,6 +103,9 @@ pub enum Error {
         /// What it did.
         reason: String,
     },
+    /// The object store refused, or is away.
+    #[error(transparent)]
+    ObjectStore(#[from] s3::Error),
     /// The process is ending, and the outcome is not known.
     #[error("the process ended while a log entry was read or written in {location}")]
     Interrupted {
@@ -109,6 +120,7 @@ impl Error {
         match self {
             Error::Name { .. } => Fault::Internal,
             Error::UnsupportedScheme { .. } | Error::Location { .. } => Fault::User,
+            Error::ObjectStore(error) => error.fault(),
             Error::Io { .. }
             | Error::Contended { .. }
             | Error::Probe { .. }
@@ -157,11 +169,47 @@ pub trait LogStore: Send + Sync + fmt::Debug {
     fn location(&self) -> String;
 }
 
-/// Opens the store at a location: a path, or `file:///path`. Creates the folder if it is not there.
-pub async fn open(location: &str, options: FileOptions) -> Result<Arc<dyn LogStore>, Error> {
-    match parse_location(location)? {
-        Location::File(root) => Ok(Arc::new(FileLogStore::open(root, options).await?)),
+/// How a store is opened.
+#[derive(Clone)]
+pub struct OpenOptions {
+    /// For folders.
+    pub file: FileOptions,
+    /// For object stores.
+    pub s3: s3::Settings,
+    /// Times the waits for an object store.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self {
+            file: FileOptions::default(),
+            s3: s3::Settings::default(),
+            clock: Arc::new(SystemClock::new()),
+        }
     }
+}
+
+/// Opens the store at a location: a path, `file:///path`, or `s3://bucket/prefix` with the feature `s3`. Creates the folder if it is not
+/// there; the bucket must be.
+pub async fn open(location: &str, options: OpenOptions) -> Result<Arc<dyn LogStore>, Error> {
+    match parse_location(location)? {
+        Location::File(root) => Ok(Arc::new(FileLogStore::open(root, options.file).await?)),
+        Location::S3(url) => open_bucket(&url, &options).await,
+    }
+}
+
+#[cfg(feature = "s3")]
+async fn open_bucket(url: &s3::Url, options: &OpenOptions) -> Result<Arc<dyn LogStore>, Error> {
+    let bucket = s3::Bucket::connect(url, &options.s3, Arc::clone(&options.clock))?;
+    bucket.check(url.prefix()).await?;
+    Ok(Arc::new(ObjectLogStore::new(bucket, url.prefix())))
+}
+
+#[cfg(not(feature = "s3"))]
+async fn open_bucket(url: &s3::Url, _options: &OpenOptions) -> Result<Arc<dyn LogStore>, Error> {
+    let location = url.to_string();
+    Err(s3::Error::NotBuilt { location }.into())
 }
 
 /// Proves that a store keeps the promise: of two puts of one name the second must lose and be shown the first, and

@@ -17,7 +17,9 @@ use millstream_common::{
     protocol::{BlockLocation, TaskCounts, TaskInput},
     time::BatchTime,
 };
-use millstream_dataflow::program::{BlockFrames, CancelToken, TaskContext, TaskServices};
+use millstream_dataflow::program::{
+    BlockFrames, CancelToken, IoWork, StopIo, TaskContext, TaskServices,
+};
 use thiserror::Error;
 
 pub use sinks::{SinkUnderTest, check_sink};
@@ -58,7 +60,8 @@ fn must(holds: bool, rule: &'static str, found: impl FnOnce() -> String) -> Resu
     })
 }
 
-/// Services of a task that only reads a split or writes to a sink: no blocks, no spilling.
+/// Services of a task that only reads a split or writes to a sink: no blocks, no spilling. IO runs on the tokio runtime of the caller, which must
+/// have a thread to spare.
 #[derive(Debug, Default)]
 pub struct NoServices;
 
@@ -96,6 +99,12 @@ impl TaskServices for NoServices {
 
     fn compress_blocks(&self) -> bool {
         false
+    }
+
+    fn spawn_io(&self, work: IoWork) -> Result<StopIo, Failure> {
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| refused())?;
+        let running = runtime.spawn(work);
+        Ok(Box::new(move || running.abort()))
     }
 }
 

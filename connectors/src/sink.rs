@@ -58,6 +58,20 @@ pub trait Sink<Chunk>: Send + Sync {
     fn close(&self) {}
 }
 
+impl<Chunk> Sink<Chunk> for Box<dyn Sink<Chunk>> {
+    fn writer(
+        &self,
+        id: WriteId,
+        task: &TaskContext<'_>,
+    ) -> Result<Box<dyn SinkWriter<Chunk>>, Failure> {
+        (**self).writer(id, task)
+    }
+
+    fn close(&self) {
+        (**self).close();
+    }
+}
+
 /// One attempt's write. Dropped without [`finish`](Self::finish), it must leave nothing that a reader sees.
 pub trait SinkWriter<Chunk>: Send {
     /// Writes rows.

@@ -1,6 +1,7 @@
 //! The interface between a stage's code and the executor that runs it.
 
 use std::{
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -9,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use crossbeam_channel::RecvTimeoutError;
 use millstream_common::{
     failure::{Failure, FailureKind},
     ids::{BlockId, StageId, TaskId},
@@ -78,7 +80,28 @@ pub trait TaskServices: Send + Sync {
 
     /// Whether blocks are LZ4 compressed when that pays.
     fn compress_blocks(&self) -> bool;
+
+    /// Starts work on the executor's IO runtime, and gives what stops it. See [`TaskContext::wait_for_io`].
+    ///
+    /// # Errors
+    /// When there is no such runtime.
+    fn spawn_io(&self, work: IoWork) -> Result<StopIo, Failure> {
+        drop(work);
+        Err(Failure::new(
+            FailureKind::Internal,
+            "this task has no IO runtime",
+        ))
+    }
 }
+
+/// Work for the IO runtime.
+pub type IoWork = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Stops work on the IO runtime.
+pub type StopIo = Box<dyn FnOnce() + Send>;
+
+/// How often a task that waits for IO looks whether it was cancelled.
+const LOOK_FOR_CANCEL: Duration = Duration::from_millis(20);
 
 /// Frames of fetched blocks, in order. Waiting is bounded by the fetch timeout and ended by cancellation.
 pub trait BlockFrames: Send {
@@ -144,6 +167,41 @@ pub struct TaskContext<'a> {
     pub counts: TaskCounts,
     /// The executor.
     pub services: &'a dyn TaskServices,
+}
+
+impl TaskContext<'_> {
+    /// Runs work on the executor's IO runtime, and waits for it on the slot's thread. The work has its own bound; a cancelled task stops it.
+    ///
+    /// # Errors
+    /// `Cancelled`; `Internal` when the runtime is gone.
+    pub fn wait_for_io<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, Failure> {
+        self.cancel.check()?;
+        let (sender, receiver) = crossbeam_channel::bounded(1);
+        let stop = self.services.spawn_io(Box::pin(async move {
+            // Nobody waits any more for a task that was cancelled.
+            let _ = sender.send(work.await);
+        }))?;
+        loop {
+            match receiver.recv_timeout(LOOK_FOR_CANCEL) {
+                Ok(value) => return Ok(value),
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Err(cancelled) = self.cancel.check() {
+                        stop();
+                        return Err(cancelled);
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Failure::new(
+                        FailureKind::Internal,
+                        "the executor's IO ended while a task waited for it",
+                    ));
+                }
+            }
+        }
+    }
 }
 
 /// Sizes of what a task wrote into one exchange: one entry a partition.

@@ -8,8 +8,9 @@ use millstream_common::{
     config::{Address, Config, OnNondeterminism, keys},
     failure::{Failure, FailureKind},
     ids::{OutputIndex, QueryId},
-    log_store::{self, FileOptions, LogStore, MemoryLogStore},
+    log_store::{self, FileOptions, Location, LogStore, MemoryLogStore, OpenOptions},
     protocol::Application,
+    s3,
     telemetry::metrics::Metrics,
     time::Clock,
 };
@@ -148,18 +149,24 @@ impl Checkpoint {
             location: location.clone(),
             source,
         };
-        let options = FileOptions {
-            fsync: config.get(keys::CHECKPOINT_FSYNC),
+        let options = OpenOptions {
+            file: FileOptions {
+                fsync: config.get(keys::CHECKPOINT_FSYNC),
+            },
+            s3: s3::Settings::of_config(config),
+            ..OpenOptions::default()
         };
-        let log_store::Location::File(folder) =
-            log_store::parse_location(&location).map_err(failed)?;
+        let folder = match log_store::parse_location(&location).map_err(failed)? {
+            Location::File(folder) => Some(folder),
+            Location::S3(_) => None,
+        };
         let store = log_store::open(&location, options).await.map_err(failed)?;
         log_store::probe(&*store).await.map_err(failed)?;
         let metadata = read_metadata(&*store).await?;
         Ok(Self {
             store,
             metadata,
-            folder: Some(folder),
+            folder,
         })
     }
 }

@@ -11,7 +11,7 @@ use millstream_connectors::{
     sink::{Sink, SinkWriter, WriteId},
     source::SourceDriver,
     text_files::{
-        sink::{self, TextFilePublisher, TextFileSink, TextRows},
+        sink::{self, TextRows},
         source::{self, TextFileDriver, TextFileSplits},
     },
 };
@@ -55,7 +55,7 @@ impl StreamingContext {
 
 impl<T: Data> DStream<T> {
     /// Saves every batch as text files in a folder `PREFIX-<batch time in ms>`, a part a partition and `_SUCCESS`; rows as Scala prints them. Readers
-    /// see each batch once and whole.
+    /// see each batch once and whole. The prefix is a path, or `s3://bucket/prefix` with the feature `s3`.
     ///
     /// # Errors
     /// When the prefix can't be one.
@@ -80,13 +80,13 @@ impl<T: Data> DStream<T> {
         );
         let mut settings = sink::Settings::of_config(place, prefix, &self.graph.lock().config);
         suffix.clone_into(&mut settings.suffix);
-        let files = TextFileSink::new(&settings).map_err(|error| unusable(&error))?;
-        let publisher = TextFilePublisher::new(&settings).map_err(|error| unusable(&error))?;
+        let files = sink::executor_half(&settings).map_err(|error| unusable(&error))?;
+        let publisher = sink::driver_half(&settings).map_err(|error| unusable(&error))?;
         Ok(self.sink(
             "text-files",
             settings.fingerprint(),
             Arc::new(Rendered(files)),
-            Arc::new(publisher),
+            publisher,
         ))
     }
 }

@@ -102,7 +102,7 @@ impl Prepared {
             ..
         } = self;
         application.recorded = recorded;
-        if checkpoint.folder.is_none() {
+        if config.get(keys::CHECKPOINT_LOCATION).is_none() {
             tracing::warn!(
                 "no checkpoint: progress is kept in this process alone, and after a crash the next start begins anew; give --checkpoint to go on where it was"
             );

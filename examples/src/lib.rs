@@ -17,6 +17,9 @@ mod pages {
     #[doc = include_str!("../../docs/guarantees.md")]
     struct Guarantees;
 
+    #[doc = include_str!("../../docs/object-stores.md")]
+    struct ObjectStores;
+
     #[doc = include_str!("../../docs/troubleshooting.md")]
     struct Troubleshooting;
 }

@@ -9,7 +9,7 @@ use millstream_common::{
     ids::{BlockId, TaskId},
     protocol::BlockLocation,
 };
-use millstream_dataflow::program::{BlockFrames, CancelToken, TaskServices};
+use millstream_dataflow::program::{BlockFrames, CancelToken, IoWork, StopIo, TaskServices};
 
 use crate::{
     blocks::{BlockStore, SpillFolder},
@@ -95,5 +95,10 @@ impl TaskServices for Services {
 
     fn compress_blocks(&self) -> bool {
         self.tuning.compress_blocks
+    }
+
+    fn spawn_io(&self, work: IoWork) -> Result<StopIo, Failure> {
+        let running = self.fetcher.io.spawn(work);
+        Ok(Box::new(move || running.abort()))
     }
 }

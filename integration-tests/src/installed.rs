@@ -47,6 +47,21 @@ pub fn java() -> Result<PathBuf, Error> {
     })
 }
 
+/// The `minio` program: the one in `PATH`, or what `setup.sh` built.
+pub fn minio() -> Result<PathBuf, Error> {
+    if let Some(minio) = in_path("minio") {
+        return Ok(minio);
+    }
+    let built = home().join("minio/minio");
+    if built.is_file() {
+        return Ok(built);
+    }
+    Err(Error::Missing {
+        part: "MinIO",
+        looked_at: built,
+    })
+}
+
 /// A Python interpreter that has `kafka-python`.
 pub fn python() -> Result<PathBuf, Error> {
     let python = home().join("python/bin/python");

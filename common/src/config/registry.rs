@@ -231,6 +231,22 @@ declare_keys! {
         "kafka_sink.fence_retries" KAFKA_SINK_FENCE_RETRIES: u32 = 10, [0, 1_000];
     }
 
+    section "Object stores" {
+        /// The URL of the object store that `s3://` locations are in. Without a value the variable `AWS_ENDPOINT_URL`, else Amazon S3 itself.
+        /// Credentials are no configuration: each process takes its own from the variables `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, or
+        /// from its role.
+        "s3.endpoint" S3_ENDPOINT: Option<String> = None;
+        /// The region of the buckets. Without a value the variable `AWS_REGION`, else `us-east-1`.
+        "s3.region" S3_REGION: Option<String> = None;
+        /// Whether an endpoint may be plain HTTP.
+        "s3.allow_http" S3_ALLOW_HTTP: bool = false;
+        /// How long one request to an object store may take.
+        "s3.request_timeout" S3_REQUEST_TIMEOUT: Duration = Duration::from_secs(30), [Duration::from_millis(100), HOUR];
+        /// How long batches wait for an object store that does not answer before the query stops. At the start, a store that never answered is
+        /// waited for 15 s at most.
+        "s3.retry_timeout" S3_RETRY_TIMEOUT: Duration = Duration::from_secs(600), [Duration::ZERO, DAY];
+    }
+
     section "Logs, metrics and progress" {
         /// How log lines are written to standard error. What is logged is set by the variable `MILLSTREAM_LOG`
         /// (`info`, `debug`, `warn,millstream_driver=debug`).

@@ -26,7 +26,7 @@ fn every_key_is_named_alike_everywhere() {
         );
         assert!(seen.insert(spec.name()), "{} stands twice", spec.name());
         assert_eq!(spec.index(), index);
-        let lower = |c: char| c.is_ascii_lowercase() || c == '_' || c == '.';
+        let lower = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '.';
         assert!(spec.name().chars().all(lower) && !spec.name().contains("__"));
         assert!(
             spec.doc().ends_with(['.', ')']),

@@ -3,15 +3,18 @@
 use std::path::PathBuf;
 
 use super::Error;
+use crate::s3;
 
 /// A location that has a store in this build.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
     /// A folder, by absolute path.
     File(PathBuf),
+    /// A prefix of a bucket.
+    S3(s3::Url),
 }
 
-/// Understands `file:///x`, `/x` and a path relative to the working directory. Paths are taken as they stand: nothing
+/// Understands `s3://bucket/prefix`, `file:///x`, `/x` and a path relative to the working directory. Paths are taken as they stand: nothing
 /// in them is decoded or expanded.
 pub fn parse_location(location: &str) -> Result<Location, Error> {
     let unusable = |reason: String| Error::Location {
@@ -30,6 +33,9 @@ pub fn parse_location(location: &str) -> Result<Location, Error> {
                 ));
             }
             path
+        }
+        Some(scheme) if scheme.eq_ignore_ascii_case("s3") => {
+            return Ok(Location::S3(s3::Url::parse(location)?));
         }
         Some(scheme) => {
             let (location, scheme) = (location.to_owned(), scheme.to_owned());
@@ -59,7 +65,9 @@ mod tests {
     use super::*;
 
     fn path(location: &str) -> PathBuf {
-        let Location::File(path) = parse_location(location).unwrap();
+        let Location::File(path) = parse_location(location).unwrap() else {
+            panic!("{location} is no path");
+        };
         path
     }
 
@@ -77,10 +85,21 @@ mod tests {
     }
 
     #[test]
+    fn object_stores() {
+        let url = s3::Url::parse("s3://bucket/key").unwrap();
+        assert_eq!(
+            parse_location("s3://bucket/key").unwrap(),
+            Location::S3(url)
+        );
+        let error = parse_location("s3://b").unwrap_err();
+        assert!(matches!(error, Error::ObjectStore(_)), "{error}");
+    }
+
+    #[test]
     fn others_are_refused_by_name() {
-        let error = parse_location("s3://bucket/key").unwrap_err();
+        let error = parse_location("hdfs://host/key").unwrap_err();
         assert!(
-            matches!(&error, Error::UnsupportedScheme { scheme, .. } if scheme == "s3"),
+            matches!(&error, Error::UnsupportedScheme { scheme, .. } if scheme == "hdfs"),
             "{error}"
         );
         assert!(

@@ -18,6 +18,11 @@ async fn file_store(root: &Path) -> FileLogStore {
         .unwrap()
 }
 
+#[cfg(feature = "s3")]
+fn object_store(prefix: &str) -> ObjectLogStore {
+    ObjectLogStore::new(s3::Bucket::in_memory(Arc::new(SystemClock::new())), prefix)
+}
+
 fn temporary_files(root: &Path) -> usize {
     std::fs::read_dir(root.join(".tmp")).unwrap().count()
 }
@@ -106,6 +111,8 @@ proptest! {
         runtime().block_on(async {
             agrees_with_a_map(&MemoryLogStore::new(), &ops).await;
             agrees_with_a_map(&file_store(folder.path()).await, &ops).await;
+            #[cfg(feature = "s3")]
+            agrees_with_a_map(&object_store("prefix"), &ops).await;
         });
         prop_assert_eq!(temporary_files(folder.path()), 0);
     }
@@ -147,6 +154,11 @@ fn of_many_writers_exactly_one_wins() {
     let folder = tempfile::tempdir().unwrap();
     runtime().block_on(async {
         one_winner(vec![Arc::new(MemoryLogStore::new())]).await;
+        #[cfg(feature = "s3")]
+        {
+            let store = object_store("");
+            one_winner(vec![Arc::new(store.clone()), Arc::new(store)]).await;
+        }
         // Two handles, as two drivers have.
         one_winner(vec![
             Arc::new(file_store(folder.path()).await),
@@ -163,7 +175,7 @@ fn entries_survive_reopening_with_fsync() {
     let root = folder.path().join("a/b");
     let location = format!("file://{}", root.display());
     runtime().block_on(async {
-        let store = open(&location, FileOptions::default()).await.unwrap();
+        let store = open(&location, OpenOptions::default()).await.unwrap();
         assert_eq!(store.location(), location);
         probe(store.as_ref()).await.unwrap();
         assert_eq!(
@@ -174,7 +186,7 @@ fn entries_survive_reopening_with_fsync() {
             PutOutcome::Won
         );
         drop(store);
-        let store = open(root.to_str().unwrap(), FileOptions::default())
+        let store = open(root.to_str().unwrap(), OpenOptions::default())
             .await
             .unwrap();
         assert_eq!(store.list("").await.unwrap(), ["offsets/0"]);
@@ -188,9 +200,11 @@ fn names_that_lead_out_are_refused_everywhere() {
     let root = folder.path().join("store");
     std::fs::write(folder.path().join("secret"), "s").unwrap();
     runtime().block_on(async {
-        let stores: [Arc<dyn LogStore>; 2] = [
+        let stores: Vec<Arc<dyn LogStore>> = vec![
             Arc::new(MemoryLogStore::new()),
             Arc::new(file_store(&root).await),
+            #[cfg(feature = "s3")]
+            Arc::new(object_store("")),
         ];
         for store in stores {
             let name = "../secret";
@@ -297,6 +311,23 @@ fn the_probe_refuses_a_store_that_overwrites() {
             .to_string();
         assert!(
             error.starts_with("overwriting:// can't hold a checkpoint: it let two puts"),
+            "{error}"
+        );
+    });
+}
+
+#[cfg(not(feature = "s3"))]
+#[test]
+fn an_object_store_is_refused_with_the_command_that_adds_it() {
+    runtime().block_on(async {
+        let error = open("s3://bucket/prefix", OpenOptions::default())
+            .await
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(
+            error.contains("`s3://bucket/prefix`")
+                && error.contains("cargo add millstream --features s3"),
             "{error}"
         );
     });

@@ -18,6 +18,7 @@ mod harness;
 mod kafka_sink;
 mod kafka_source;
 mod launching;
+mod object_stores;
 mod own_job;
 mod packaging;
 mod runtime;

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -10,6 +11,7 @@ use std::{
 use millstream_integration_tests::{
     cluster::{Application, Cluster, PATIENCE},
     kafka::{KafkaBroker, KafkaClient},
+    minio::{BUCKET, Minio},
     process::ChildProcess,
     wait::{wait_for, wait_until},
 };
@@ -51,6 +53,8 @@ impl Drop for Turn {
 
 /// A topic, what it holds, and the folder of the application that counts it.
 pub(crate) struct WordJob {
+    /// The prefix in the bucket where checkpoint and output are, and the address by which processes reach it.
+    objects: Option<(String, SocketAddr)>,
     folder: TempDir,
     topic: String,
     sent: Mutex<(usize, Counts)>,
@@ -61,11 +65,24 @@ impl WordJob {
     pub fn new(name: &str) -> Self {
         let turn = Turn::take();
         Self {
+            objects: None,
             folder: tempfile::tempdir().unwrap(),
             topic: kafka().unique_topic(name, PARTITIONS).unwrap(),
             sent: Mutex::default(),
             _turn: turn,
         }
+    }
+
+    /// The same with checkpoint and output on the object store.
+    pub fn on_objects(name: &str) -> Self {
+        Self::on_objects_at(name, Minio::shared().address())
+    }
+
+    /// The same by way of a proxy.
+    pub fn on_objects_at(name: &str, address: SocketAddr) -> Self {
+        let mut job = Self::new(name);
+        job.objects = Some((job.topic.clone(), address));
+        job
     }
 
     pub fn folder(&self) -> &Path {
@@ -85,6 +102,21 @@ impl WordJob {
         self.folder().join("out")
     }
 
+    /// Where the checkpoint is, as an argument.
+    pub fn checkpoint_location(&self) -> String {
+        match &self.objects {
+            Some((prefix, _)) => format!("s3://{BUCKET}/{prefix}/checkpoint"),
+            None => text(&self.checkpoint()),
+        }
+    }
+
+    fn output_prefix(&self) -> String {
+        match &self.objects {
+            Some((prefix, _)) => format!("s3://{BUCKET}/{prefix}/out/counts"),
+            None => text(&self.output().join("counts")),
+        }
+    }
+
     /// The application that counts the topic from its beginning: small batches, quick restarts.
     pub fn application(&self) -> Application {
         self.application_from("earliest")
@@ -96,19 +128,29 @@ impl WordJob {
 
     pub fn application_of(&self, job: &str, starting_offsets: &str) -> Application {
         self.application_without_checkpoint(job, starting_offsets)
-            .args(["--checkpoint".to_owned(), text(&self.checkpoint())])
+            .args(["--checkpoint".to_owned(), self.checkpoint_location()])
     }
 
     pub fn application_without_checkpoint(&self, job: &str, starting_offsets: &str) -> Application {
-        Application::new(TESTJOB, self.folder())
+        // On an object store a batch takes some dozens of requests.
+        let interval = match self.objects {
+            Some(_) => "500ms",
+            None => "200ms",
+        };
+        let application = Application::new(TESTJOB, self.folder())
             .unwrap()
             .args(["--job", job, "--brokers", kafka().bootstrap()])
             .args(["--topic", &self.topic])
             .args(["--starting-offsets", starting_offsets])
-            .args(["--output".to_owned(), text(&self.output().join("counts"))])
-            .args(["--batch-interval", "200ms"])
+            .args(["--output".to_owned(), self.output_prefix()])
+            .args(["--batch-interval", interval])
             .conf("parallelism", 2)
-            .conf("checkpoint.fsync", false)
+            .conf("checkpoint.fsync", false);
+        match &self.objects {
+            // Batches that waited for the store are finished first.
+            Some((_, address)) => Minio::give_to(application, *address).conf("stop.timeout", "60s"),
+            None => application,
+        }
     }
 
     /// Sends so many lines, over both partitions, and remembers their words.
@@ -148,7 +190,10 @@ impl WordJob {
 
     /// What stands in the output, by batch folder.
     pub fn batches(&self) -> BTreeMap<String, Counts> {
-        read_batches(&self.output())
+        match &self.objects {
+            Some((prefix, _)) => read_objects(&format!("{prefix}/out")),
+            None => read_batches(&self.output()),
+        }
     }
 
     /// What stands in the output.
@@ -170,6 +215,15 @@ impl WordJob {
 
     /// Asserts that the output is what was sent: nothing lost, nothing twice, every folder whole.
     pub fn check(&self) {
+        if let Some((prefix, _)) = &self.objects {
+            let keys = Minio::shared().keys(&format!("{prefix}/out")).unwrap();
+            for batch in self.batches().keys() {
+                let success = format!("{batch}/_SUCCESS");
+                assert!(keys.contains(&success), "{batch} isn't marked whole");
+            }
+            assert_eq!(self.counted(), self.expected());
+            return;
+        }
         for folder in folders(&self.output()) {
             assert!(
                 folder.join("_SUCCESS").exists(),
@@ -190,6 +244,11 @@ impl WordJob {
 
     /// Every file below the output and the checkpoint with its content.
     pub fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        if let Some((prefix, _)) = &self.objects {
+            let objects = Minio::shared().objects(prefix).unwrap();
+            let files = objects.into_iter().map(|(key, bytes)| (key.into(), bytes));
+            return files.collect();
+        }
         let walk = |folder: PathBuf| WalkDir::new(folder).into_iter().flatten();
         walk(self.output())
             .chain(walk(self.checkpoint()))
@@ -230,15 +289,40 @@ pub(crate) fn read_batches(output: &Path) -> BTreeMap<String, Counts> {
             if !name.starts_with("part-") {
                 continue;
             }
-            for line in fs::read_to_string(part.path()).unwrap().lines() {
-                let row = line.strip_prefix('(').unwrap().strip_suffix(')').unwrap();
-                let (word, count) = row.rsplit_once(',').unwrap();
-                let before = counts.insert(word.to_owned(), count.parse().unwrap());
-                assert_eq!(before, None, "{word} stands twice in {}", folder.display());
-            }
+            let content = fs::read_to_string(part.path()).unwrap();
+            add_rows(&content, &mut counts, &folder.to_string_lossy());
         }
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
         batches.insert(name, counts);
+    }
+    batches
+}
+
+/// Adds the rows of one part; a word that its batch has already is an error.
+fn add_rows(content: &str, counts: &mut Counts, batch: &str) {
+    for line in content.lines() {
+        let row = line.strip_prefix('(').unwrap().strip_suffix(')').unwrap();
+        let (word, count) = row.rsplit_once(',').unwrap();
+        let before = counts.insert(word.to_owned(), count.parse().unwrap());
+        assert_eq!(before, None, "{word} stands twice in {batch}");
+    }
+}
+
+/// The counts of each batch below a folder of the bucket, by the key that its objects have in common. An object that can be seen is whole and
+/// never changes.
+fn read_objects(folder: &str) -> BTreeMap<String, Counts> {
+    let server = Minio::shared();
+    let mut batches: BTreeMap<String, Counts> = BTreeMap::new();
+    for key in server.keys(folder).unwrap() {
+        let (batch, name) = key.rsplit_once('/').unwrap();
+        if batch.contains("/.staging") {
+            continue;
+        }
+        let counts = batches.entry(batch.to_owned()).or_default();
+        if name.starts_with("part-") {
+            let content = server.get_lasting(&key).unwrap().unwrap();
+            add_rows(std::str::from_utf8(&content).unwrap(), counts, batch);
+        }
     }
     batches
 }

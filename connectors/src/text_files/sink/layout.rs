@@ -8,6 +8,7 @@ use std::{
 
 use millstream_common::{
     ids::{BatchId, Epoch, QueryId},
+    s3,
     time::BatchTime,
 };
 use thiserror::Error;
@@ -16,12 +17,12 @@ use super::Settings;
 use crate::sink::WriteId;
 
 /// Readers pass over names that begin with a dot.
-const STAGING: &str = ".staging";
+pub(super) const STAGING: &str = ".staging";
 /// What a complete folder has.
 pub(super) const SUCCESS: &str = "_SUCCESS";
 /// Folders from the parent to where an output stages.
 pub(super) const STAGING_DEPTH: usize = 3;
-const PUBLISHED: &str = ".published";
+pub(super) const PUBLISHED: &str = ".published";
 
 /// A prefix that can't be used.
 #[derive(Debug, Error)]
@@ -38,12 +39,15 @@ pub enum PrefixError {
     Hidden(String),
     /// The location is a URL.
     #[error(
-        "the output prefix {0} is a URL of another file system; give a path that driver and executors share"
+        "the output prefix {0} is a URL of another file system; give a path that driver and executors share, or s3://bucket/prefix"
     )]
     Scheme(String),
     /// The suffix has a slash.
     #[error("the output suffix {0} holds a slash; give just what follows the dot")]
     Suffix(String),
+    /// The object store's location can't be used.
+    #[error(transparent)]
+    ObjectStore(#[from] s3::Error),
     /// The working folder is unknown.
     #[error("the output prefix {prefix} can't be made an absolute path")]
     Relative {
@@ -69,6 +73,10 @@ impl Layout {
     pub(super) fn new(settings: &Settings) -> Result<Self, PrefixError> {
         let prefix = &settings.prefix;
         let path = prefix.strip_prefix("file://").unwrap_or(prefix);
+        if s3::Url::is_meant_by(path) {
+            let location = prefix.clone();
+            return Err(s3::Error::NotBuilt { location }.into());
+        }
         if path.contains("://") {
             return Err(PrefixError::Scheme(prefix.clone()));
         }
@@ -168,7 +176,7 @@ impl Entry {
 }
 
 /// An id as one name of a path.
-fn escape(id: &str) -> String {
+pub(super) fn escape(id: &str) -> String {
     let mut name = String::with_capacity(id.len());
     for byte in id.bytes() {
         let leading_dot = byte == b'.' && name.is_empty();

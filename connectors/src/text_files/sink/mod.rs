@@ -1,28 +1,36 @@
 //! Rows as lines of text files: for each batch a folder `PREFIX-<batch time in ms>[.SUFFIX]` with `part-00000`, `part-00001`, ..., and `_SUCCESS` once
 //! it is complete.
 //!
-//! Executors write only below `.staging/` beside the final folder; each attempt has a place of its own. When the batch has committed, the driver renames the
+//! On a file system executors write only below `.staging/` beside the final folder; each attempt has a place of its own. When the batch has committed, the driver renames the
 //! winners' files to their final names. A reader that doesn't look into hidden folders therefore sees each row once, and never an unfinished file; a folder with
 //! `_SUCCESS` has all of its batch.
 //!
+//! On an object store an attempt leaves an upload open, which the driver completes; see `objects`.
+//!
 //! Layout:
 //! - `layout`: where everything lies
+//! - `objects`: the same on object stores (feature `s3`)
 //! - `publish`: the driver half
 //! - `writer`: the executor half
 
 mod layout;
+#[cfg(feature = "s3")]
+mod objects;
 mod publish;
 #[cfg(test)]
 mod tests;
 mod writer;
 
-use std::{io, path::Path};
+use std::{io, path::Path, sync::Arc};
 
 use millstream_common::{
     config::{Config, keys},
     failure::{Failure, FailureKind, Fault, Retry},
+    s3,
 };
 use serde::{Deserialize, Serialize};
+
+use crate::sink::{Sink, SinkDriver};
 
 pub use self::{layout::PrefixError, publish::TextFilePublisher, writer::TextFileSink};
 
@@ -31,7 +39,7 @@ pub use self::{layout::PrefixError, publish::TextFilePublisher, writer::TextFile
 pub struct Settings {
     /// The output's stable id.
     pub output: String,
-    /// Path and beginning of the folders' names: `out/counts` gives `out/counts-1700000000000`.
+    /// Path and beginning of the folders' names: `out/counts` gives `out/counts-1700000000000`. Or `s3://bucket/counts`.
     pub prefix: String,
     /// What follows the batch time, after a dot; nothing when empty.
     pub suffix: String,
@@ -39,6 +47,32 @@ pub struct Settings {
     pub fsync: bool,
     /// Whether a complete folder gets an empty file `_SUCCESS`.
     pub success_file: bool,
+    /// How object stores are reached.
+    pub s3: s3::Settings,
+}
+
+/// The executor half, on the file system or object store that the prefix names.
+///
+/// # Errors
+/// When the prefix is none.
+pub fn executor_half(settings: &Settings) -> Result<Box<dyn Sink<TextRows>>, PrefixError> {
+    #[cfg(feature = "s3")]
+    if s3::Url::is_meant_by(&settings.prefix) {
+        return Ok(Box::new(objects::ObjectSink::new(settings)?));
+    }
+    Ok(Box::new(TextFileSink::new(settings)?))
+}
+
+/// The driver half to it.
+///
+/// # Errors
+/// When the prefix is none.
+pub fn driver_half(settings: &Settings) -> Result<Arc<dyn SinkDriver>, PrefixError> {
+    #[cfg(feature = "s3")]
+    if s3::Url::is_meant_by(&settings.prefix) {
+        return Ok(Arc::new(objects::ObjectPublisher::new(settings)?));
+    }
+    Ok(Arc::new(TextFilePublisher::new(settings)?))
 }
 
 impl Settings {
@@ -50,6 +84,7 @@ impl Settings {
             suffix: String::new(),
             fsync: true,
             success_file: true,
+            s3: s3::Settings::default(),
         }
     }
 
@@ -62,6 +97,7 @@ impl Settings {
         Self {
             fsync: config.get(keys::FILE_SINK_FSYNC),
             success_file: config.get(keys::FILE_SINK_SUCCESS_FILE),
+            s3: s3::Settings::of_config(config),
             ..Self::new(output, prefix)
         }
     }
@@ -119,9 +155,12 @@ fn refused(action: &str, path: &Path, error: &io::Error) -> Failure {
 
 /// Something else is where output should go.
 fn foreign(path: &Path, why: &str) -> Failure {
+    foreign_at(&path.display(), why)
+}
+
+fn foreign_at(place: &dyn std::fmt::Display, why: &str) -> Failure {
     let message = format!(
-        "output {} exists already and is not of this query's batch: {why}; move or remove it, or choose another prefix, then start again",
-        path.display()
+        "output {place} exists already and is not of this query's batch: {why}; move or remove it, or choose another prefix, then start again"
     );
     let mut failure = Failure::new(FailureKind::Io, message)
         .with_code("sink.output_exists")

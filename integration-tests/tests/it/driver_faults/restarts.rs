@@ -18,9 +18,13 @@ fn in_small_batches(job: &WordJob) -> Application {
 
 /// Kills the driver at `point`, sends more lines, starts it again with `executors` more executors, or fewer, than the two before.
 fn kill_and_restart(name: &str, point: &str, executors: i32) {
-    let job = WordJob::new(name);
+    kill_and_restart_job(&WordJob::new(name), point, executors);
+}
+
+/// The same with a job of any place.
+pub(crate) fn kill_and_restart_job(job: &WordJob, point: &str, executors: i32) {
     job.send(60);
-    let application = in_small_batches(&job).failpoint(&format!("{point}=pause"));
+    let application = in_small_batches(job).failpoint(&format!("{point}=pause"));
     let mut cluster = application.start(2).unwrap();
     let short = point.split('@').next().unwrap();
     assert_eq!(cluster.wait_failpoint(short).unwrap(), Reached::Driver);

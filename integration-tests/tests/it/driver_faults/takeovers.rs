@@ -48,7 +48,11 @@ fn lasting(job: &WordJob) -> BTreeMap<PathBuf, Vec<u8>> {
 
 /// Stops the first driver at `point`, lets a second one do all there is, then lets the first go on.
 fn take_over(name: &str, point: &str) {
-    let job = WordJob::new(name);
+    take_over_job(&WordJob::new(name), point);
+}
+
+/// The same with a job of any place.
+pub(crate) fn take_over_job(job: &WordJob, point: &str) {
     job.send(60);
     let application = job
         .application()
@@ -64,7 +68,7 @@ fn take_over(name: &str, point: &str) {
     job.wait_counted();
     second.stop();
     job.check();
-    let left = lasting(&job);
+    let left = lasting(job);
 
     application.release(short).unwrap();
     first.driver.process.signal(Signal::CONT).unwrap();
@@ -79,7 +83,7 @@ fn take_over(name: &str, point: &str) {
         &first.driver.process,
         &["another driver took over", "stop one of the two"],
     );
-    let found = lasting(&job);
+    let found = lasting(job);
     let changed: Vec<_> = found
         .iter()
         .filter(|(path, content)| left.get(*path) != Some(*content))

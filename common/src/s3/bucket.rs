@@ -1,0 +1,595 @@
+//! A bucket: one request at a time, tried again while the store is away.
+//!
+//! The client's own retries are off, so that a put whose outcome isn't known is seen as such by who can read it back.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, LazyLock, Weak},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use object_store::{
+    ClientConfigKey, Error as ClientError, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
+    PutPayload, RetryConfig,
+    aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey},
+    memory::InMemory,
+    multipart::{MultipartStore, PartId},
+    path::Path,
+};
+use parking_lot::Mutex;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::{
+    Error, Settings, Url,
+    answers::{Answer, Meaning, meaning, said},
+    away::Away,
+};
+use crate::time::{Clock, Tick, Timer};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// A store that never answered yet is not waited for longer than this: its address may be wrong.
+const FIRST_CONTACT: Duration = Duration::from_secs(15);
+/// How long the machine's or container's role may take to give credentials.
+const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A single failure is not spoken of, nor is one that is over at once.
+const FAILURES_SAID: u32 = 3;
+
+/// What a [`Bucket`] sends requests with.
+#[async_trait]
+pub trait Backend: ObjectStore + MultipartStore {
+    /// Whether there are credentials.
+    async fn credentials(&self) -> Result<(), ClientError> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Backend for AmazonS3 {
+    async fn credentials(&self) -> Result<(), ClientError> {
+        AmazonS3::credentials(self).get_credential().await?;
+        Ok(())
+    }
+}
+
+/// For tests.
+impl Backend for InMemory {}
+
+/// What became of a put of a name that must be new.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Created {
+    /// The object is there and is this one.
+    Stored,
+    /// There was one; or two puts met, and perhaps neither stored anything.
+    Taken,
+    /// The put may have gone through or not.
+    Unknown(String),
+}
+
+/// What became of a completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completed {
+    /// The object is there.
+    Done,
+    /// There is no such upload: it was completed before, or aborted.
+    Gone,
+}
+
+/// A bucket of a store. Cheap to clone. Keys are whole, from the bucket's root.
+#[derive(Clone)]
+pub struct Bucket {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    backend: Arc<dyn Backend>,
+    name: String,
+    endpoint: String,
+    clock: Arc<dyn Clock>,
+    retry_timeout: Duration,
+    away: Away,
+    /// What distinguishes it from other clients of the process.
+    identity: String,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let mut open = OPEN.lock();
+        if open
+            .get(&self.identity)
+            .is_some_and(|known| known.strong_count() == 0)
+        {
+            open.remove(&self.identity);
+        }
+    }
+}
+
+/// Who uses one bucket in one way shares one client, with its connections, its credentials and its messages.
+static OPEN: LazyLock<Mutex<HashMap<String, Weak<Shared>>>> = LazyLock::new(Mutex::default);
+
+impl fmt::Debug for Bucket {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Bucket")
+            .field("name", &self.shared.name)
+            .field("endpoint", &self.shared.endpoint)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Bucket {
+    /// A client for a location's bucket, with credentials from the `AWS_*` variables. Sends nothing yet.
+    ///
+    /// # Errors
+    /// When settings or variables can't be used.
+    pub fn connect(url: &Url, settings: &Settings, clock: Arc<dyn Clock>) -> Result<Self, Error> {
+        let identity = format!("{} {settings:?}", url.bucket());
+        if let Some(shared) = OPEN.lock().get(&identity).and_then(Weak::upgrade) {
+            return Ok(Self { shared });
+        }
+        let (client, endpoint) = client(url, settings)?;
+        let shared = Arc::new(Shared {
+            backend: Arc::new(client),
+            name: url.bucket().to_owned(),
+            away: Away::new(
+                format!("s3://{} at {endpoint}", url.bucket()),
+                Arc::clone(&clock),
+            ),
+            endpoint,
+            clock,
+            retry_timeout: settings.retry_timeout,
+            identity: identity.clone(),
+        });
+        OPEN.lock().insert(identity, Arc::downgrade(&shared));
+        Ok(Self { shared })
+    }
+
+    /// A bucket in memory, for tests.
+    pub fn in_memory(clock: Arc<dyn Clock>) -> Self {
+        Self::over(
+            Arc::new(InMemory::new()),
+            "in-memory",
+            Duration::from_secs(10),
+            clock,
+        )
+    }
+
+    /// A bucket over a backend that is there already.
+    pub fn over(
+        backend: Arc<dyn Backend>,
+        name: &str,
+        retry_timeout: Duration,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                backend,
+                name: name.to_owned(),
+                away: Away::new(format!("s3://{name}"), Arc::clone(&clock)),
+                endpoint: "its backend".to_owned(),
+                clock,
+                retry_timeout,
+                identity: String::new(),
+            }),
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// Whether there are credentials, and a bucket that they may list. A store that doesn't answer is not waited for as long as later.
+    ///
+    /// # Errors
+    /// What is missing, and the way out.
+    pub async fn check(&self, prefix: &str) -> Result<(), Error> {
+        let shared = &self.shared;
+        let deadline = shared.clock.now().after(CREDENTIALS_TIMEOUT);
+        let found = within(shared.clock.until(deadline), shared.backend.credentials()).await;
+        let detail = match found {
+            Some(Ok(())) => None,
+            Some(Err(error)) => Some(said(&error)),
+            None => {
+                Some("there are none in the environment, and this machine has no role".to_owned())
+            }
+        };
+        if let Some(detail) = detail {
+            return Err(Error::Credentials {
+                location: format!("s3://{}", shared.name),
+                detail,
+            });
+        }
+        let mut waiting = self.waiting("list", prefix);
+        waiting.patience = waiting.patience.min(FIRST_CONTACT);
+        let prefix = path(prefix)?;
+        waiting
+            .until_answered(|| shared.backend.list_with_delimiter(Some(&prefix)))
+            .await?;
+        Ok(())
+    }
+
+    /// What an object holds, if it is there.
+    ///
+    /// # Errors
+    /// When the store refuses, or is away for too long.
+    pub async fn get(&self, key: &str) -> Result<Option<Bytes>, Error> {
+        let path = path(key)?;
+        let backend = &self.shared.backend;
+        self.waiting("get", key)
+            .until_answered(|| async { backend.get(&path).await?.bytes().await })
+            .await
+    }
+
+    /// The length of an object, if it is there.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn length(&self, key: &str) -> Result<Option<u64>, Error> {
+        let path = path(key)?;
+        let backend = &self.shared.backend;
+        let found = self
+            .waiting("look for", key)
+            .until_answered(|| backend.head(&path))
+            .await?;
+        Ok(found.map(|found| found.size))
+    }
+
+    /// Length and xxh3-64 of an object's content, if it is there.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn digest(&self, key: &str) -> Result<Option<(u64, u64)>, Error> {
+        let path = path(key)?;
+        self.waiting("read", key)
+            .until_answered(|| self.digest_once(&path))
+            .await
+    }
+
+    async fn digest_once(&self, path: &Path) -> Result<(u64, u64), ClientError> {
+        let mut pieces = self.shared.backend.get(path).await?.into_stream();
+        let mut hash = Box::<Xxh3>::default();
+        let mut length = 0;
+        while let Some(piece) = next(&mut pieces).await {
+            let piece = piece?;
+            hash.update(&piece);
+            length += piece.len() as u64;
+        }
+        Ok((length, hash.digest()))
+    }
+
+    /// Keys and lengths of all objects below a folder, which ends in no slash.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn list(&self, folder: &str) -> Result<Vec<(String, u64)>, Error> {
+        let path = path(folder)?;
+        let listed = self
+            .waiting("list", folder)
+            .until_answered(|| self.list_once(&path))
+            .await?;
+        Ok(listed.unwrap_or_default())
+    }
+
+    async fn list_once(&self, folder: &Path) -> Result<Vec<(String, u64)>, ClientError> {
+        let mut pages = self.shared.backend.list(Some(folder));
+        let mut found = Vec::new();
+        while let Some(object) = next(&mut pages).await {
+            let object = object?;
+            found.push((object.location.into(), object.size));
+        }
+        Ok(found)
+    }
+
+    /// Puts an object whether or not there is one.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn put(&self, key: &str, bytes: Bytes) -> Result<(), Error> {
+        let path = path(key)?;
+        let backend = &self.shared.backend;
+        self.waiting("put", key)
+            .until_answered(|| backend.put(&path, PutPayload::from(bytes.clone())))
+            .await?;
+        Ok(())
+    }
+
+    /// Puts an object if there is none, by one request.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn try_create(&self, key: &str, bytes: Bytes) -> Result<Created, Error> {
+        let path = path(key)?;
+        let options = PutOptions::from(PutMode::Create);
+        let payload = PutPayload::from(bytes);
+        match self.shared.backend.put_opts(&path, payload, options).await {
+            Ok(_) => {
+                self.shared.away.answered();
+                Ok(Created::Stored)
+            }
+            Err(error) => match meaning(&error) {
+                Answer::Taken => {
+                    self.shared.away.answered();
+                    Ok(Created::Taken)
+                }
+                Answer::Passing(detail) => Ok(Created::Unknown(detail)),
+                Answer::Absent => Err(self.refused("put", key, Meaning::NoBucket)),
+                Answer::Final(why) => Err(self.refused("put", key, why)),
+            },
+        }
+    }
+
+    /// Removes an object, if it is there.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn delete(&self, key: &str) -> Result<(), Error> {
+        let path = path(key)?;
+        let backend = &self.shared.backend;
+        self.waiting("delete", key)
+            .until_answered(|| backend.delete(&path))
+            .await?;
+        Ok(())
+    }
+
+    /// Begins an upload in parts; nothing is seen of it until it is completed.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn begin_upload(&self, key: &str) -> Result<String, Error> {
+        let path = path(key)?;
+        let backend = &self.shared.backend;
+        let upload = self
+            .waiting("begin an upload of", key)
+            .until_answered(|| backend.create_multipart(&path))
+            .await?;
+        upload.ok_or_else(|| self.refused("begin an upload of", key, Meaning::NoBucket))
+    }
+
+    /// Uploads a part; all but the last have 5 MiB or more. Gives what completing needs.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get); also when the upload is gone.
+    pub async fn put_part(
+        &self,
+        key: &str,
+        upload: &str,
+        part: usize,
+        bytes: Bytes,
+    ) -> Result<String, Error> {
+        let path = path(key)?;
+        let upload = upload.to_owned();
+        let backend = &self.shared.backend;
+        let stored = self
+            .waiting("upload a part of", key)
+            .until_answered(|| {
+                backend.put_part(&path, &upload, part, PutPayload::from(bytes.clone()))
+            })
+            .await?;
+        stored.map(|part| part.content_id).ok_or_else(|| {
+            let why = "the upload is gone: was it aborted?".to_owned();
+            self.refused("upload a part of", key, Meaning::Refused(why))
+        })
+    }
+
+    /// Makes an object of an upload's parts.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn complete(
+        &self,
+        key: &str,
+        upload: &str,
+        parts: &[String],
+    ) -> Result<Completed, Error> {
+        let path = path(key)?;
+        let upload = upload.to_owned();
+        let parts = parts.iter().map(|part| PartId {
+            content_id: part.clone(),
+        });
+        let parts: Vec<PartId> = parts.collect();
+        let backend = &self.shared.backend;
+        let completed = self
+            .waiting("complete the upload of", key)
+            .until_answered(|| backend.complete_multipart(&path, &upload, parts.clone()))
+            .await?;
+        Ok(match completed {
+            Some(_) => Completed::Done,
+            None => Completed::Gone,
+        })
+    }
+
+    /// Drops an upload, if it is still open.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn abort_upload(&self, key: &str, upload: &str) -> Result<(), Error> {
+        let path = path(key)?;
+        let upload = upload.to_owned();
+        let backend = &self.shared.backend;
+        self.waiting("abort the upload of", key)
+            .until_answered(|| backend.abort_multipart(&path, &upload))
+            .await?;
+        Ok(())
+    }
+
+    /// A wait for one thing to be done.
+    pub fn waiting<'a>(&'a self, action: &'static str, key: &'a str) -> Waiting<'a> {
+        Waiting {
+            bucket: self,
+            action,
+            key,
+            begun: self.shared.clock.now(),
+            failures: 0,
+            patience: self.shared.retry_timeout,
+        }
+    }
+
+    fn refused(&self, action: &'static str, key: &str, why: Meaning) -> Error {
+        self.shared.away.answered();
+        why.into_error(action, key, &self.shared.name, &self.shared.endpoint)
+    }
+}
+
+/// A wait for one thing to be done, with pauses that grow, and an end.
+pub struct Waiting<'a> {
+    bucket: &'a Bucket,
+    action: &'static str,
+    key: &'a str,
+    begun: Tick,
+    failures: u32,
+    patience: Duration,
+}
+
+impl Waiting<'_> {
+    /// Pauses after a failure that passes.
+    ///
+    /// # Errors
+    /// When the store was waited for long enough.
+    pub async fn pause(&mut self, detail: &str) -> Result<(), Error> {
+        let shared = &self.bucket.shared;
+        self.failures += 1;
+        let waited = shared.clock.now().since(self.begun);
+        if self.failures >= FAILURES_SAID {
+            shared.away.failed(self.begun, detail);
+        }
+        if waited >= self.patience {
+            return Err(Error::Away {
+                action: self.action,
+                key: self.key.to_owned(),
+                location: format!("s3://{} at {}", shared.name, shared.endpoint),
+                waited,
+                detail: detail.to_owned(),
+            });
+        }
+        let doubled = FIRST_PAUSE.saturating_mul(1 << (self.failures - 1).min(10));
+        let pause = doubled.min(LONGEST_PAUSE);
+        shared.clock.until(shared.clock.now().after(pause)).await;
+        Ok(())
+    }
+
+    /// Sends a request until it is answered; nothing when the store says that there is no such thing.
+    async fn until_answered<T, F>(
+        &mut self,
+        mut request: impl FnMut() -> F,
+    ) -> Result<Option<T>, Error>
+    where
+        F: Future<Output = Result<T, ClientError>>,
+    {
+        loop {
+            let detail = match request().await {
+                Ok(value) => {
+                    self.bucket.shared.away.answered();
+                    return Ok(Some(value));
+                }
+                Err(error) => match meaning(&error) {
+                    Answer::Absent => {
+                        self.bucket.shared.away.answered();
+                        return Ok(None);
+                    }
+                    Answer::Final(why) => {
+                        return Err(self.bucket.refused(self.action, self.key, why));
+                    }
+                    Answer::Taken => {
+                        "the store said that another request was in its way".to_owned()
+                    }
+                    Answer::Passing(detail) => detail,
+                },
+            };
+            self.pause(&detail).await?;
+        }
+    }
+}
+
+/// A client as settings and variables say, and the endpoint's name for messages.
+fn client(url: &Url, settings: &Settings) -> Result<(AmazonS3, String), Error> {
+    let refused = |reason: String| Error::Settings {
+        location: url.to_string(),
+        reason,
+    };
+    let mut builder = AmazonS3Builder::from_env().with_bucket_name(url.bucket());
+    if let Some(region) = &settings.region {
+        builder = builder.with_region(region);
+    }
+    if let Some(endpoint) = &settings.endpoint {
+        builder = builder
+            .with_endpoint(endpoint)
+            .with_config(AmazonS3ConfigKey::S3Endpoint, endpoint);
+    }
+    let of_s3 = builder.get_config_value(&AmazonS3ConfigKey::S3Endpoint);
+    let endpoint = of_s3.or_else(|| builder.get_config_value(&AmazonS3ConfigKey::Endpoint));
+    let plain = endpoint.as_deref().is_some_and(|endpoint| {
+        endpoint
+            .get(..7)
+            .is_some_and(|start| start.eq_ignore_ascii_case("http://"))
+    });
+    let allowed_by_variable = std::env::var("AWS_ALLOW_HTTP").is_ok_and(|value| value == "true");
+    if plain && !settings.allow_http && !allowed_by_variable {
+        let endpoint = endpoint.unwrap_or_default();
+        return Err(refused(format!(
+            "the endpoint {endpoint} is plain HTTP, by which everybody on the way can read and change data: use https://, or set \
+             s3.allow_http=true"
+        )));
+    }
+    let connect_timeout = CONNECT_TIMEOUT.min(settings.request_timeout);
+    let options = [
+        (ClientConfigKey::AllowHttp, plain.to_string()),
+        (
+            ClientConfigKey::Timeout,
+            milliseconds(settings.request_timeout),
+        ),
+        (
+            ClientConfigKey::ConnectTimeout,
+            milliseconds(connect_timeout),
+        ),
+    ];
+    for (key, value) in options {
+        builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
+    }
+    let retries = RetryConfig {
+        max_retries: 0,
+        ..RetryConfig::default()
+    };
+    let client = builder
+        .with_retry(retries)
+        .build()
+        .map_err(|error| match &error {
+            ClientError::Generic { source, .. } if source.to_string().contains("AccessKey") => {
+                Error::Credentials {
+                    location: url.to_string(),
+                    detail: source.to_string(),
+                }
+            }
+            _ => refused(error.to_string()),
+        })?;
+    let endpoint = endpoint.unwrap_or_else(|| "Amazon S3".to_owned());
+    Ok((client, endpoint))
+}
+
+fn milliseconds(duration: Duration) -> String {
+    format!("{}ms", duration.as_millis())
+}
+
+fn path(key: &str) -> Result<Path, Error> {
+    Path::parse(key).map_err(|_| Error::Location {
+        location: key.to_owned(),
+        reason: "no object can have this key",
+    })
+}
+
+/// What a future gives before the timer is due.
+async fn within<T>(timer: Timer, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        value = work => Some(value),
+        () = timer => None,
+    }
+}
+
+/// The next item of a stream.
+async fn next<T>(stream: &mut futures::stream::BoxStream<'static, T>) -> Option<T> {
+    futures::StreamExt::next(stream).await
+}
