@@ -78,6 +78,8 @@ appender.stdout.layout.pattern = %d{HH:mm:ss.SSS} %p %c{1}: %m%n
 pub struct BrokerOptions {
     /// Server properties that are added to, or replace, the harness's own. Default: none.
     pub properties: Vec<(String, String)>,
+    /// Flags of the Java machine in place of the harness's own, which are for a quick start. Default: none.
+    pub jvm_flags: Vec<String>,
     /// Puts a [`TcpProxy`] before a second listener, whose clients come back to the proxy for every
     /// connection; see [`KafkaBroker::proxy`]. Default: no proxy.
     pub proxied: bool,
@@ -100,6 +102,7 @@ pub struct KafkaBroker {
     process: Mutex<Option<ChildProcess>>,
     client: KafkaClient,
     proxy: Option<TcpProxy>,
+    jvm_flags: Vec<String>,
     folder: TempDir,
 }
 
@@ -174,7 +177,7 @@ impl KafkaBroker {
         if process.is_some() {
             return Err(Error::Misuse("the Kafka broker runs already".to_owned()));
         }
-        *process = Some(launch(self.folder.path(), &self.client)?);
+        *process = Some(launch(self.folder.path(), &self.jvm_flags, &self.client)?);
         Ok(())
     }
 
@@ -241,11 +244,12 @@ impl KafkaBroker {
 
         format_data(folder.path())?;
         let client = KafkaClient::new(format!("127.0.0.1:{direct}"));
-        let process = launch(folder.path(), &client)?;
+        let process = launch(folder.path(), &options.jvm_flags, &client)?;
         Ok(Self {
             process: Mutex::new(Some(process)),
             client,
             proxy,
+            jvm_flags: options.jvm_flags.clone(),
             folder,
         })
     }
@@ -260,7 +264,7 @@ impl Drop for KafkaBroker {
 
 /// Writes the metadata that a new node's data directory must have.
 fn format_data(folder: &Path) -> Result<(), Error> {
-    let mut command = java(folder)?;
+    let mut command = java(folder, &[])?;
     command
         .arg("kafka.tools.StorageTool")
         .args(["format", "-t", &cluster_id(), "-c"]);
@@ -269,8 +273,12 @@ fn format_data(folder: &Path) -> Result<(), Error> {
 }
 
 /// Starts the broker and waits until it answers.
-fn launch(folder: &Path, client: &KafkaClient) -> Result<ChildProcess, Error> {
-    let mut command = java(folder)?;
+fn launch(
+    folder: &Path,
+    jvm_flags: &[String],
+    client: &KafkaClient,
+) -> Result<ChildProcess, Error> {
+    let mut command = java(folder, jvm_flags)?;
     command
         .arg("kafka.Kafka")
         .arg(folder.join("server.properties"));
@@ -296,9 +304,13 @@ fn launch(folder: &Path, client: &KafkaClient) -> Result<ChildProcess, Error> {
     Ok(process)
 }
 
-fn java(folder: &Path) -> Result<Command, Error> {
+fn java(folder: &Path, flags: &[String]) -> Result<Command, Error> {
     let mut command = Command::new(installed::java()?);
-    command.args(JVM_FLAGS);
+    if flags.is_empty() {
+        command.args(JVM_FLAGS);
+    } else {
+        command.args(flags);
+    }
     command.arg(format!(
         "-Dlog4j2.configurationFile={}",
         folder.join("log4j2.properties").display()

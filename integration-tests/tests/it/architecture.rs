@@ -52,7 +52,12 @@ const RUNTIME: &[&str] = &[
 ];
 
 /// Those that stand outside of the product: nothing may depend on them, they may depend on anything.
-const OUTSIDE: [&str; 2] = ["millstream-examples", "millstream-integration-tests"];
+const OUTSIDE: [&str; 4] = [
+    "millstream-benchmark-programs",
+    "millstream-benchmarks",
+    "millstream-examples",
+    "millstream-integration-tests",
+];
 
 fn root() -> PathBuf {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,0 +1,180 @@
+//! Millstream's programs: the word count with its driver and executors, and the yardsticks.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use millstream_integration_tests::{
+    cluster::{Application, Driver},
+    process::ChildProcess,
+    wait::wait_for,
+};
+use serde_json::Value;
+
+use crate::{Error, samples};
+
+/// How long a run of any program may take.
+pub const RUN_LIMIT: Duration = Duration::from_secs(600);
+/// A driver and two executor processes of one slot each.
+const MASTER: &str = "local-cluster[2,1]";
+
+/// A finished batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch {
+    /// Its number.
+    pub id: u64,
+    /// Rows read.
+    pub rows: u64,
+    /// From its start to its being committed.
+    pub millis: f64,
+    /// Attempts that did not succeed.
+    pub retries: u64,
+}
+
+/// The median rate of the batches after the first `warm`, rows a second.
+pub fn steady_rate(batches: &[Batch], warm: usize) -> f64 {
+    let rates: Vec<f64> = batches
+        .iter()
+        .skip(warm)
+        .map(|batch| batch.rows as f64 / batch.millis.max(1e-3) * 1e3)
+        .collect();
+    samples::median(&rates)
+}
+
+/// Where the release programs are.
+#[derive(Debug)]
+pub struct Ours {
+    words: PathBuf,
+    yardsticks: PathBuf,
+}
+
+impl Ours {
+    /// The programs in this folder.
+    pub fn new(folder: &Path) -> Result<Self, Error> {
+        let program = |name: &str| {
+            let path = folder.join(name);
+            match path.is_file() {
+                true => Ok(path),
+                false => Err(Error::from(format!(
+                    "{} is not there; benchmarks/run.sh builds it",
+                    path.display()
+                ))),
+            }
+        };
+        Ok(Self {
+            words: program("words")?,
+            yardsticks: program("yardsticks")?,
+        })
+    }
+
+    /// A command of the yardsticks.
+    pub fn yardsticks(&self) -> Command {
+        Command::new(&self.yardsticks)
+    }
+
+    /// What a command of the yardsticks says, one line of JSON.
+    pub fn ask(&self, arguments: &[&str]) -> Result<Value, Error> {
+        let mut command = self.yardsticks();
+        command.args(arguments);
+        let process = ChildProcess::spawn("yardsticks", &command)?;
+        let line = process.wait_for_line("its result", RUN_LIMIT, |line| {
+            line.text.starts_with(['{', '['])
+        })?;
+        process.wait_success(RUN_LIMIT)?;
+        Ok(serde_json::from_str(&line.text)?)
+    }
+
+    /// Writes the corpus into files.
+    pub fn write_files(&self, folder: &Path, lines: u64, files: u64) -> Result<(), Error> {
+        let mut command = self.yardsticks();
+        command
+            .arg("write-files")
+            .arg(folder)
+            .args(["--lines", &lines.to_string()])
+            .args(["--files", &files.to_string()]);
+        Ok(ChildProcess::spawn("write-files", &command)?.wait_success(RUN_LIMIT)?)
+    }
+
+    /// The word count, to be started: driver and two executors, batches back to back, a checkpoint on the local disk. Its files go to `folder`.
+    pub fn words(&self, folder: &Path) -> Result<Application, Error> {
+        let checkpoint = folder.join("checkpoint");
+        Ok(Application::new(&self.words, folder)?
+            .master(MASTER)
+            .args(["--batch-interval", "0s"])
+            .args(["--checkpoint", &checkpoint.to_string_lossy()])
+            .conf("parallelism", 2))
+    }
+}
+
+/// Waits until batches with so many words are done.
+pub fn wait_words(driver: &Driver, words: u64) -> Result<(), Error> {
+    let mut counted = 0;
+    driver.process.wait_for_line("all words", RUN_LIMIT, |line| {
+        counted += words_of(&line.text).unwrap_or(0);
+        counted >= words
+    })?;
+    Ok(())
+}
+
+/// How many words a line of the word count says that a batch had.
+pub fn words_of(line: &str) -> Option<u64> {
+    let mut parts = line.strip_prefix("BATCH ")?.split(' ');
+    parts.nth(1)?.parse().ok()
+}
+
+/// The batches that had rows, in order.
+pub fn batches(driver: &Driver) -> Result<Vec<Batch>, Error> {
+    let shown = driver.rest("batches")?;
+    let mut batches: Vec<Batch> = shown
+        .as_array()
+        .ok_or("the driver shows no batches")?
+        .iter()
+        .filter_map(|batch| {
+            Some(Batch {
+                id: batch["batch"].as_u64()?,
+                rows: batch["input_rows"].as_u64()?,
+                millis: batch["processing_millis"].as_f64()?,
+                retries: batch["retries"].as_u64()?,
+            })
+        })
+        .filter(|batch| batch.rows > 0)
+        .collect();
+    batches.sort_by_key(|batch| batch.id);
+    Ok(batches)
+}
+
+/// The same once all these rows are in them: a batch is shown a moment after its line is written.
+pub fn wait_batches(driver: &Driver, rows: u64) -> Result<Vec<Batch>, Error> {
+    wait_for(RUN_LIMIT, "the driver to show all batches", || {
+        let batches = batches(driver).ok()?;
+        let shown: u64 = batches.iter().map(|batch| batch.rows).sum();
+        (shown >= rows).then_some(batches)
+    })
+    .map_err(Error::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_line_says_its_words() {
+        assert_eq!(words_of("BATCH 1700000000000 10000000"), Some(10_000_000));
+        assert_eq!(words_of("BATCH 1700000000000"), None);
+        assert_eq!(words_of("FAILPOINT x"), None);
+    }
+
+    #[test]
+    fn the_steady_rate_leaves_the_first_batches_out() {
+        let batch = |id, millis| Batch {
+            id,
+            rows: 1_000,
+            millis,
+            retries: 0,
+        };
+        let batches = [batch(0, 9_000.0), batch(1, 1_000.0), batch(2, 500.0), batch(3, 250.0)];
+        assert_eq!(steady_rate(&batches, 1), 2_000.0);
+    }
+}
