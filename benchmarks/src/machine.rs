@@ -48,7 +48,9 @@ impl Machine {
             memory_gib: kibibytes.unwrap_or(0).div_ceil(1 << 20),
             system: line_of("/etc/os-release", "PRETTY_NAME").unwrap_or_else(|| "unknown".into()),
             load: load.split(' ').next().unwrap_or_default().to_owned(),
-            date: jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string(),
+            date: jiff::Timestamp::now()
+                .strftime("%Y-%m-%d %H:%M UTC")
+                .to_string(),
             commit: commit(),
         }
     }

@@ -111,10 +111,12 @@ impl Ours {
 /// Waits until batches with so many words are done.
 pub fn wait_words(driver: &Driver, words: u64) -> Result<(), Error> {
     let mut counted = 0;
-    driver.process.wait_for_line("all words", RUN_LIMIT, |line| {
-        counted += words_of(&line.text).unwrap_or(0);
-        counted >= words
-    })?;
+    driver
+        .process
+        .wait_for_line("all words", RUN_LIMIT, |line| {
+            counted += words_of(&line.text).unwrap_or(0);
+            counted >= words
+        })?;
     Ok(())
 }
 
@@ -174,7 +176,12 @@ mod tests {
             millis,
             retries: 0,
         };
-        let batches = [batch(0, 9_000.0), batch(1, 1_000.0), batch(2, 500.0), batch(3, 250.0)];
+        let batches = [
+            batch(0, 9_000.0),
+            batch(1, 1_000.0),
+            batch(2, 500.0),
+            batch(3, 250.0),
+        ];
         assert_eq!(steady_rate(&batches, 1), 2_000.0);
     }
 }

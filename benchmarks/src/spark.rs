@@ -129,7 +129,10 @@ mod tests {
     #[test]
     fn a_line_tells_of_a_batch() {
         let batch = batch_of("BATCH 3 1000000 2345").unwrap();
-        assert_eq!((batch.id, batch.rows, batch.millis), (3, 1_000_000, 2_345.0));
+        assert_eq!(
+            (batch.id, batch.rows, batch.millis),
+            (3, 1_000_000, 2_345.0)
+        );
         assert!(batch_of("TOTAL 5").is_none());
     }
 }

@@ -251,8 +251,8 @@ mod tests {
             .beside("Spark", figure(Unit::LinesPerSecond, 1e6))
             .by_ratio();
         assert_eq!(rate.ratio(), Some(3.0));
-        let time = Row::of("time", figure(Unit::Millis, 5.0))
-            .beside("Spark", figure(Unit::Millis, 100.0));
+        let time =
+            Row::of("time", figure(Unit::Millis, 5.0)).beside("Spark", figure(Unit::Millis, 100.0));
         assert_eq!(time.ratio(), Some(20.0));
     }
 

@@ -46,8 +46,13 @@ fn kill(setting: &Setting) -> Result<Option<(f64, f64)>, Error> {
     let middle = Deadline::after(Duration::from_secs_f64(usual / 2.0));
     wait_until(RUN_LIMIT, "the middle of the batch", || middle.has_passed())?;
     let from = driver.process.output().next();
-    let victim = executors.first().copied().and_then(|pid| i32::try_from(pid).ok());
-    let victim = victim.and_then(Pid::from_raw).ok_or("there is no executor to kill")?;
+    let victim = executors
+        .first()
+        .copied()
+        .and_then(|pid| i32::try_from(pid).ok());
+    let victim = victim
+        .and_then(Pid::from_raw)
+        .ok_or("there is no executor to kill")?;
     kill_process(victim, Signal::KILL)?;
     driver
         .process
@@ -88,9 +93,8 @@ pub fn measure(setting: &Setting) -> Result<Vec<Row>, Error> {
         "an executor killed in mid-batch, loss known to the batch's end",
         Figure::median(Unit::Seconds, times),
     );
-    Ok(vec![
-        row.floor(3.0)
-            .goal(1.0)
-            .beside("the batch undisturbed", Figure::median(Unit::Seconds, usual)),
-    ])
+    Ok(vec![row.floor(3.0).goal(1.0).beside(
+        "the batch undisturbed",
+        Figure::median(Unit::Seconds, usual),
+    )])
 }
