@@ -1,5 +1,10 @@
 //! The measured programs count every word, so that a rate is a rate of work done.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by a panic, its helping functions too"
+)]
+
 use std::{path::Path, process::Command, time::Duration};
 
 use millstream_benchmark_programs::corpus;
