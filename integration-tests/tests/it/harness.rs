@@ -121,6 +121,7 @@ fn a_broker_keeps_its_data_over_restarts_and_stays_behind_its_proxy() {
     let options = BrokerOptions {
         properties: vec![("message.max.bytes".to_owned(), "2000".to_owned())],
         proxied: true,
+        ..BrokerOptions::default()
     };
     let broker = KafkaBroker::start_with(&options).unwrap();
     let kafka = broker.client();

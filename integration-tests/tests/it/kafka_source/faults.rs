@@ -46,6 +46,7 @@ fn a_broker_or_a_connection_that_comes_back_loses_nothing() {
     let options = BrokerOptions {
         properties: vec![("log.cleaner.backoff.ms".to_owned(), "100".to_owned())],
         proxied: true,
+        ..BrokerOptions::default()
     };
     let broker = KafkaBroker::start_with(&options).unwrap();
     let kafka = broker.client();
