@@ -249,7 +249,10 @@ impl QueryCore {
                 query: self.query,
                 epoch: self.epoch,
                 next,
-                interrupted_build: uncommitted.map(|entry| entry.build_id.clone()),
+                interrupted: uncommitted.map(|entry| {
+                    let splits = entry.sources.iter().map(|input| input.splits.len());
+                    (entry.build_id.clone(), splits.collect())
+                }),
                 outputs: self
                     .options
                     .outputs
