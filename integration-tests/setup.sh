@@ -5,7 +5,7 @@
 #   MILLSTREAM_TEST_HOME  where the downloaded parts go (default: ~/.cache/millstream-tests)
 #   KAFKA_HOME            an unpacked Apache Kafka of your own; its jars are then used instead of a download
 #
-# A minio in PATH is taken as it is; without one it is built with Go.
+# A minio in PATH is taken as it is; without one it is built with Go, which is fetched where it lacks.
 #
 # System packages come from apt (as root or by sudo); without apt the script names what to install by hand.
 set -euo pipefail
@@ -113,6 +113,7 @@ python() {
     echo "$venv_stamp" >"$venv/.stamp"
 }
 
+. "$here/setup/go.sh"
 . "$here/setup/docker.sh"
 . "$here/setup/minio.sh"
 

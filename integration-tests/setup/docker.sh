@@ -53,8 +53,7 @@ docker_compose() {
     local built=$home/docker/docker-compose stamp plugins=${DOCKER_CONFIG:-$HOME/.docker}/cli-plugins
     stamp=$(sha256sum <"$here/setup/compose-plugin/go.mod" | cut -d' ' -f1)
     if [ "$(cat "$built.stamp" 2>/dev/null)" != "$stamp" ]; then
-        have go || [ -x /usr/local/go/bin/go ] \
-            || die "there is no 'docker compose', and no Go to compile it: install Docker's compose plug-in (https://docs.docker.com/compose/install/linux/), then run this again"
+        go_part
         say "Docker's compose plug-in: compiling it"
         local sources=$home/docker/compose-plugin
         rm -rf "$sources"
@@ -62,8 +61,7 @@ docker_compose() {
         cp "$here/setup/compose-plugin/go.mod" "$sources/"
         (
             cd "$sources"
-            PATH=$PATH:/usr/local/go/bin
-            attempt 3 go build -mod=mod -o "$built" github.com/docker/compose/v2/cmd </dev/null 2>"$sources/build.log"
+            attempt 3 "$go" build -mod=mod -o "$built" github.com/docker/compose/v2/cmd </dev/null 2>"$sources/build.log"
         ) || { tail -n 20 "$sources/build.log" >&2; die "Docker's compose plug-in does not compile; Go's message is above"; }
         echo "$stamp" >"$built.stamp"
     fi

@@ -12,9 +12,7 @@ minio_part() {
         say "MinIO: there ($(type -P minio || echo "$minio_program"))"
         return
     fi
-    local go=go
-    have go || go=/usr/local/go/bin/go
-    have "$go" || die "there is neither minio nor go (1.25 or newer) to build it with: install one of them, then run this again"
+    go_part
     say "MinIO: building it to $minio_program, some minutes"
     mkdir -p "$home/minio"
     attempt 3 env -C "$here/minio" "$go" mod download </dev/null || die "go could not fetch MinIO's sources; its message is above"
