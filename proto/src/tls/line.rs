@@ -15,7 +15,10 @@ use tokio::{
 use tokio_rustls::TlsStream;
 use tonic::transport::server::Connected;
 
-use super::trouble::Trouble;
+use super::{
+    stay::{Guest, Stay},
+    trouble::Trouble,
+};
 
 /// The first byte of a TLS handshake, and of the alert with which a TLS server answers plain text.
 pub(super) const HANDSHAKE_RECORD: u8 = 0x16;
@@ -31,6 +34,8 @@ pub struct Line {
     /// Nothing has been received.
     is_first: bool,
     slot: Option<Slot>,
+    /// Of one that was accepted.
+    stay: Option<Stay>,
 }
 
 enum Io {
@@ -39,27 +44,51 @@ enum Io {
 }
 
 impl Line {
-    pub(super) fn accepted_plain(stream: TcpStream) -> Self {
-        Self::new(Io::Plain(stream), None)
+    pub(super) fn accepted_plain(stream: TcpStream, stay: Stay) -> Self {
+        Self::new(Io::Plain(stream), None, Some(stay))
     }
 
-    pub(super) fn accepted(stream: TlsStream<TcpStream>) -> Self {
-        Self::new(Io::Tls(Box::new(stream)), None)
+    pub(super) fn accepted(stream: TlsStream<TcpStream>, stay: Stay) -> Self {
+        Self::new(Io::Tls(Box::new(stream)), None, Some(stay))
     }
 
     pub(super) fn dialled_plain(stream: TcpStream, slot: Slot) -> Self {
-        Self::new(Io::Plain(stream), Some(slot))
+        Self::new(Io::Plain(stream), Some(slot), None)
     }
 
     pub(super) fn dialled(stream: TlsStream<TcpStream>, slot: Slot) -> Self {
-        Self::new(Io::Tls(Box::new(stream)), Some(slot))
+        Self::new(Io::Tls(Box::new(stream)), Some(slot), None)
     }
 
-    fn new(io: Io, slot: Option<Slot>) -> Self {
+    fn new(io: Io, slot: Option<Slot>, stay: Option<Stay>) -> Self {
         Self {
             io,
             is_first: true,
             slot,
+            stay,
+        }
+    }
+
+    /// An accepted connection that stays silent, or a stranger's, ends.
+    fn keep_terms<T>(
+        &mut self,
+        polled: Poll<io::Result<T>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        let Some(stay) = &mut self.stay else {
+            return polled;
+        };
+        if polled.is_ready() {
+            stay.stirred();
+            return polled;
+        }
+        stay.poll_over(context)
+            .map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    fn stirred<T>(&mut self, polled: &Poll<io::Result<T>>) {
+        if let (Some(stay), Poll::Ready(Ok(_))) = (&mut self.stay, polled) {
+            stay.stirred();
         }
     }
 
@@ -94,6 +123,7 @@ impl AsyncRead for Line {
                 return Poll::Ready(Err(io::Error::other(Trouble::TlsSpoken)));
             }
         }
+        let polled = self.keep_terms(polled, context);
         self.note(polled)
     }
 }
@@ -108,6 +138,7 @@ impl AsyncWrite for Line {
             Io::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
             Io::Tls(stream) => Pin::new(stream.as_mut()).poll_write(context, bytes),
         };
+        self.stirred(&polled);
         self.note(polled)
     }
 
@@ -120,6 +151,7 @@ impl AsyncWrite for Line {
             Io::Plain(stream) => Pin::new(stream).poll_write_vectored(context, bytes),
             Io::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(context, bytes),
         };
+        self.stirred(&polled);
         self.note(polled)
     }
 
@@ -147,7 +179,9 @@ impl AsyncWrite for Line {
 }
 
 impl Connected for Line {
-    type ConnectInfo = ();
+    type ConnectInfo = Guest;
 
-    fn connect_info(&self) -> Self::ConnectInfo {}
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.stay.as_ref().map(Stay::guest).unwrap_or_default()
+    }
 }

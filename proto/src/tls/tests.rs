@@ -24,7 +24,9 @@ use tokio_rustls::{
 };
 use tower::Service;
 
-use super::*;
+use tonic::transport::server::Connected;
+
+use super::{stay::Terms, *};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -99,6 +101,62 @@ async fn serve(tls: &Tls) -> Uri {
         }
     });
     format!("http://{address}").parse().expect("address")
+}
+
+/// A plain server of at most two connections that vouches for the first one alone.
+async fn serve_two() -> Uri {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = listener.local_addr().expect("address");
+    let bounds = Bounds {
+        lines: 2,
+        terms: Terms::Vouched(Duration::from_millis(100)),
+    };
+    let mut incoming =
+        Incoming::start(listener, None, "test.listen", accept::Protocol::Grpc, bounds);
+    tokio::spawn(async move {
+        let mut is_first = true;
+        loop {
+            let (mut line, _) = incoming.next_line().await;
+            if std::mem::take(&mut is_first) {
+                line.connect_info().vouch();
+            }
+            tokio::spawn(async move {
+                while let Ok(byte) = line.read_u8().await {
+                    if line.write_u8(byte + 1).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    format!("http://{address}").parse().expect("address")
+}
+
+#[tokio::test]
+async fn strangers_give_their_places_to_others() {
+    let server = serve_two().await;
+    let address = server.authority().expect("address").as_str();
+    let known = async |stream: &mut TcpStream| {
+        stream.write_u8(7).await.expect("written");
+        timeout(DEADLINE, stream.read_u8()).await.expect("in time")
+    };
+    let mut first = TcpStream::connect(address).await.expect("connects");
+    assert_eq!(known(&mut first).await.expect("answered"), 8);
+
+    // Each of them keeps its connection open, and there is one place for them all.
+    let mut strangers = Vec::new();
+    for _ in 0..4 {
+        let mut stranger = TcpStream::connect(address).await.expect("connects");
+        stranger.write_u8(7).await.expect("written");
+        strangers.push(stranger);
+    }
+    for stranger in &mut strangers {
+        let mut heard = Vec::new();
+        let ended = timeout(DEADLINE, stranger.read_to_end(&mut heard)).await;
+        // Cut, whether or not it was answered before.
+        let _ = ended.expect("in time");
+    }
+    assert_eq!(known(&mut first).await.expect("answered"), 8);
 }
 
 /// Sends a byte by way of `dial`; the answer, or what is known to be wrong.
