@@ -222,7 +222,10 @@ impl QueryService {
             timer: None,
             added: None,
         };
-        let result = running.serve(shutdown, inbox, self.news).await;
+        let mut result = running.serve(shutdown, inbox, self.news).await;
+        if let Err(error) = result {
+            result = Err(running.storage.cause_of(error, running.core.epoch()).await);
+        }
         running.leave(result).await;
     }
 }
