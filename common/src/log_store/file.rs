@@ -227,7 +227,8 @@ impl Folder {
             // After a failed sync the next one has nothing left to write, and succeeds. The same bytes under the same name give it
             // something to write.
             let temporary = self.write_temporary(ours)?;
-            fs::rename(&temporary, path).map_err(|error| failure("renew the entry", path, error))?;
+            fs::rename(&temporary, path)
+                .map_err(|error| failure("renew the entry", path, error))?;
         }
         self.sync_folder(parent)?;
         if is_doubtful {
@@ -446,7 +447,12 @@ mod tests {
         let path = folder.path().join("offsets/1");
         let entry = || Bytes::from_static(b"entry");
         let inode = || fs::metadata(&path).expect("there").ino();
-        let put = async || store.put_if_absent("offsets/1", entry()).await.expect("put");
+        let put = async || {
+            store
+                .put_if_absent("offsets/1", entry())
+                .await
+                .expect("put")
+        };
         assert_eq!(put().await, PutOutcome::Won);
         let first = inode();
         assert_eq!(put().await, PutOutcome::Won);
