@@ -146,7 +146,9 @@ mod tests {
         let known = Secret::new("abc").expect("secret");
         let mut request = Request::new(());
         request.extensions_mut().insert(guest.clone());
-        let request = PresentSecret::new(Some(&known)).call(request).expect("present");
+        let request = PresentSecret::new(Some(&known))
+            .call(request)
+            .expect("present");
         assert!(required.call(request).is_ok());
         assert!(guest.is_vouched());
     }

@@ -17,15 +17,24 @@ use tonic::transport::server::Connected;
 
 use super::{
     stay::{Guest, Stay},
-    trouble::Trouble,
+    trouble::{Foreign, Trouble},
 };
 
 /// The first byte of a TLS handshake, and of the alert with which a TLS server answers plain text.
 pub(super) const HANDSHAKE_RECORD: u8 = 0x16;
 const ALERT_RECORD: u8 = 0x15;
+/// What a server of HTTP/2 says first is a short frame, whose length begins with this.
+const HTTP2_SETTINGS: u8 = 0;
 
 /// Where a line leaves word of what is wrong with the other side.
-pub(super) type Slot = Arc<Mutex<Option<Trouble>>>;
+pub(super) type Slot = Arc<Mutex<Learnt>>;
+
+/// What was learnt of the other side.
+#[derive(Default)]
+pub(super) struct Learnt {
+    pub(super) trouble: Option<Trouble>,
+    pub(super) foreign: Option<Foreign>,
+}
 
 /// One connection, plain or TLS. With TLS 1.3 a client hears only after the handshake that its certificate is refused; so trouble is looked for as long as
 /// the line lives.
@@ -97,7 +106,7 @@ impl Line {
             && let Some(slot) = &self.slot
             && let Some(trouble) = Trouble::of_io(error)
         {
-            *slot.lock() = Some(trouble);
+            slot.lock().trouble = Some(trouble);
         }
         polled
     }
@@ -114,13 +123,19 @@ impl AsyncRead for Line {
             Io::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Io::Tls(stream) => Pin::new(stream.as_mut()).poll_read(context, buffer),
         };
-        if let Some(first) = buffer.filled().get(before)
-            && self.is_first
-        {
+        if self.is_first && matches!(polled, Poll::Ready(Ok(()))) && buffer.capacity() > before {
             self.is_first = false;
-            if let (Io::Plain(_), Some(slot), ALERT_RECORD) = (&self.io, &self.slot, *first) {
-                *slot.lock() = Some(Trouble::TlsSpoken);
-                return Poll::Ready(Err(io::Error::other(Trouble::TlsSpoken)));
+            let first = buffer.filled().get(before).copied();
+            if let (Io::Plain(_), Some(slot)) = (&self.io, &self.slot) {
+                if first == Some(ALERT_RECORD) {
+                    slot.lock().trouble = Some(Trouble::TlsSpoken);
+                    return Poll::Ready(Err(io::Error::other(Trouble::TlsSpoken)));
+                }
+                slot.lock().foreign = match first {
+                    Some(HTTP2_SETTINGS) => None,
+                    Some(_) => Some(Foreign::OtherProtocol),
+                    None => Some(Foreign::HungUp),
+                };
             }
         }
         let polled = self.keep_terms(polled, context);

@@ -34,7 +34,7 @@ pub use dial::Dial;
 pub use files::Error;
 pub use line::Line;
 pub use stay::Guest;
-pub use trouble::{Flaw, Trouble};
+pub use trouble::{Flaw, Foreign, Trouble};
 
 /// The name that the certificate of every node is made for, and that both sides ask for.
 pub const NODE_NAME: &str = "millstream-node";

@@ -111,8 +111,13 @@ async fn serve_two() -> Uri {
         lines: 2,
         terms: Terms::Vouched(Duration::from_millis(100)),
     };
-    let mut incoming =
-        Incoming::start(listener, None, "test.listen", accept::Protocol::Grpc, bounds);
+    let mut incoming = Incoming::start(
+        listener,
+        None,
+        "test.listen",
+        accept::Protocol::Grpc,
+        bounds,
+    );
     tokio::spawn(async move {
         let mut is_first = true;
         loop {
@@ -197,6 +202,34 @@ async fn each_side_is_told_of_the_others_plain_text() {
     // Both live on.
     assert_eq!(ask(node.dial(), &with_tls).await, Ok(8));
     assert_eq!(ask(Tls::default().dial(), &plain).await, Ok(8));
+}
+
+#[tokio::test]
+async fn what_is_no_node_is_told_from_one() {
+    // What answers, if anything, to whoever comes.
+    let answers = async |answer: &'static [u8]| {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let address = listener.local_addr().expect("address");
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let heard = stream.read_u8().await;
+                if heard.is_ok() && stream.write_all(answer).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let server: Uri = format!("http://{address}").parse().expect("address");
+        let dial = Tls::default().dial();
+        // It hangs up, whether after an answer or not.
+        let _ = ask(dial.clone(), &server).await;
+        dial.foreign()
+    };
+    assert_eq!(
+        answers(b"HTTP/1.1 400 Bad Request\r\n\r\n").await,
+        Some(Foreign::OtherProtocol)
+    );
+    assert_eq!(answers(b"").await, Some(Foreign::HungUp));
+    assert_eq!(answers(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await, None);
 }
 
 #[tokio::test]
