@@ -340,7 +340,8 @@ impl Running {
             Ok(stopped) => {
                 tracing::info!(unfinished = ?stopped.unfinished, dropped = stopped.dropped, "query stopped");
             }
-            Err(error) => tracing::error!(code = error.code(), %error, "query ended"),
+            // Whoever waits for the end gets the error, and says it.
+            Err(error) => tracing::debug!(code = error.code(), %error, "query ended"),
         }
         self.desk.ended.send_replace(Some(result.map_err(Arc::new)));
     }

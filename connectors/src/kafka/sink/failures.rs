@@ -61,9 +61,7 @@ pub(super) fn undelivered(
             );
             user(Failure::new(FailureKind::Io, message).with_code("sink.record_too_large"))
         }
-        Code::UnknownTopicOrPartition | Code::UnknownTopic
-            if own_topic == Some(topic.as_str()) =>
-        {
+        Code::UnknownTopicOrPartition | Code::UnknownTopic if own_topic == Some(topic.as_str()) => {
             let message = format!(
                 "the brokers {brokers} don't know topic {topic}, which was there when the query started; if it was deleted, make it again, for example with: {}",
                 create_command(brokers, topic)
