@@ -199,7 +199,7 @@ mod tests {
         for filter in [
             "DEBUG",
             "off",
-            "warn, millstream_driver=debug",
+            "warn,millstream_driver=debug",
             "info,[batch{batch=7}]=trace,h2=off",
         ] {
             assert_eq!(told(filter), None, "{filter}");
