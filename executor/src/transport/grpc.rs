@@ -330,14 +330,17 @@ mod tests {
     async fn what_is_no_driver_is_named_and_asked_again() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
         let address = listener.local_addr().expect("address").to_string();
-        std::thread::spawn(move || {
+        let answering = move || {
             let mut open = Vec::new();
             while let Ok((mut stream, _)) = listener.accept() {
                 // As a server of HTTP/1 does, whatever comes.
                 let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n");
                 open.push(stream);
             }
-        });
+        };
+        std::thread::Builder::new()
+            .spawn(answering)
+            .expect("a thread");
         let link = link(&[&address]).expect("an address");
         let request = RegisterRequest {
             protocol: 1,
