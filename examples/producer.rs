@@ -48,6 +48,9 @@ struct Args {
     seed: u64,
 }
 
+/// How long the brokers may take to say whether the topic is there.
+const LOOK: Duration = Duration::from_secs(3);
+
 /// Says when a record did not arrive.
 struct Deliveries;
 
@@ -85,6 +88,7 @@ fn run(args: &Args) -> Result<u64, Box<dyn Error>> {
         .set("enable.idempotence", "true")
         .set("compression.type", "lz4")
         .create_with_context(Deliveries)?;
+    look_for_topic(&producer, args);
     let mut sent = 0;
     match args.rate {
         None => {
@@ -109,6 +113,24 @@ fn run(args: &Args) -> Result<u64, Box<dyn Error>> {
     }
     producer.flush(Duration::from_secs(60))?;
     Ok(sent)
+}
+
+/// Says at once what the records will wait for; they wait themselves.
+fn look_for_topic(producer: &ThreadedProducer<Deliveries>, args: &Args) {
+    let Args { brokers, topic, .. } = args;
+    match producer.client().fetch_metadata(Some(topic), LOOK) {
+        Ok(metadata) => {
+            let found = metadata.topics().iter().find(|found| found.name() == topic);
+            if found.is_none_or(|found| found.partitions().is_empty()) {
+                eprintln!(
+                    "topic {topic} is not there; waiting for it. Make it, for example with: kafka-topics.sh --bootstrap-server {brokers} --create --topic {topic} --partitions 4"
+                );
+            }
+        }
+        Err(error) => {
+            eprintln!("no answer from the Kafka brokers {brokers} yet ({error}); waiting for them")
+        }
+    }
 }
 
 fn send(

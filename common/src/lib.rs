@@ -10,6 +10,7 @@
 //! - [`ids`]: queries, epochs, batches, stages, tasks, blocks, executors
 //! - [`key`]: canonical bytes of keys: ordered, self-delimiting
 //! - [`log_store`]: where the logs of a checkpoint lie, and the format of their entries
+//! - [`open_files`]: how many files and connections a process may have open
 //! - [`protocol`]: what driver and executors say to each other
 //! - [`routing`]: from a key to the partition that owns it
 //! - [`s3`]: object stores: locations, errors, and with the feature `s3` the client
@@ -25,6 +26,7 @@ pub mod frame;
 pub mod ids;
 pub mod key;
 pub mod log_store;
+pub mod open_files;
 pub mod protocol;
 pub mod routing;
 pub mod s3;

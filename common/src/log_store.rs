@@ -29,6 +29,7 @@ use bytes::Bytes;
 
 use crate::{
     failure::{Fault, Retry},
+    open_files::is_out_of_files,
     s3,
     time::{Clock, SystemClock},
 };
@@ -131,10 +132,15 @@ impl Error {
     /// Whether the same call can succeed a little later without anybody's doing.
     pub fn retry(&self) -> Retry {
         let passing = match self {
-            Error::Io { source, .. } => matches!(
-                source.kind(),
-                io::ErrorKind::TimedOut | io::ErrorKind::Interrupted | io::ErrorKind::ResourceBusy
-            ),
+            Error::Io { source, .. } => {
+                is_out_of_files(source)
+                    || matches!(
+                        source.kind(),
+                        io::ErrorKind::TimedOut
+                            | io::ErrorKind::Interrupted
+                            | io::ErrorKind::ResourceBusy
+                    )
+            }
             Error::Contended { .. } => true,
             _ => false,
         };

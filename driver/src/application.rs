@@ -388,12 +388,25 @@ async fn bind_executors(
         {
             Ok(server) => {
                 said_if_moved("driver.listen", &address, last.is_some());
+                if let Ok(bound) = server.address()
+                    && lets_anyone_in(bound, &secret, &tls)
+                {
+                    tracing::warn!(
+                        address = %bound,
+                        "the driver's port is reached from other machines and auth.secret is not set: whoever reaches it is let in; set auth.secret on driver and executors, or listen on 127.0.0.1"
+                    );
+                }
                 return Ok(server);
             }
             Err(error) => last = Some(error),
         }
     }
     Err(last.map_or(Error::Stopping, Error::Server))
+}
+
+/// Whether other machines reach the port, and need neither secret nor certificate.
+fn lets_anyone_in(bound: SocketAddr, secret: &Option<Secret>, tls: &Tls) -> bool {
+    !bound.ip().to_canonical().is_loopback() && secret.is_none() && !tls.is_on()
 }
 
 async fn bind_http(config: &Config) -> Result<TcpListener, Error> {
@@ -608,4 +621,23 @@ fn show_batch(batch: &BatchProgress) -> Value {
         "retries": batch.summary.retries,
         "sources": batch.sources.iter().map(source).collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_beyond_this_machine_without_a_secret_lets_anyone_in() {
+        let lets_in = |address: &str, secret: Option<&str>| {
+            let secret = secret.map(|text| Secret::new(text).expect("secret"));
+            let bound = address.parse().expect("address");
+            lets_anyone_in(bound, &secret, &Tls::default())
+        };
+        assert!(lets_in("0.0.0.0:7077", None));
+        assert!(lets_in("10.0.0.1:7077", None));
+        assert!(!lets_in("127.0.0.1:7077", None));
+        assert!(!lets_in("[::ffff:127.0.0.1]:7077", None));
+        assert!(!lets_in("0.0.0.0:7077", Some("word")));
+    }
 }

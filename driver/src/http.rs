@@ -1,6 +1,6 @@
 //! What the driver serves over HTTP: Prometheus metrics and the REST API, read-only.
 //!
-//! `GET /metrics`, `/healthz`, `/api/v1/application`, `/api/v1/batches`, `/api/v1/stages`, `/api/v1/executors`.
+//! `GET /` lists them: `/metrics`, `/healthz`, `/api/v1/application`, `/api/v1/batches`, `/api/v1/stages`, `/api/v1/executors`.
 
 use std::{io, net::SocketAddr, sync::Arc};
 
@@ -18,6 +18,17 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::ClusterHandle;
+
+/// What `/` says.
+const ENDPOINTS: &str = "\
+A Millstream driver. What it serves, read-only:
+/metrics              metrics, for Prometheus
+/healthz              whether it lives
+/api/v1/application   the application, its configuration, and its queries with their plans
+/api/v1/batches       the newest batches
+/api/v1/stages        the stages of the plan, with the newest batch
+/api/v1/executors     the executors
+";
 
 /// What the REST API shows of a running application; each call gives JSON.
 pub trait ApplicationView: Send + Sync {
@@ -58,6 +69,7 @@ impl HttpServer {
             view,
         });
         let router = Router::new()
+            .route("/", get(|| async { ENDPOINTS }))
             .route("/metrics", get(encode_metrics))
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/api/v1/application", get(|State(shared): State<Arc<Shared>>| async move { Json(shared.view.application()) }))

@@ -27,6 +27,8 @@ pub struct Options {
     pub tls: Tls,
     /// What clients of its HTTP port must bring.
     pub door: Door,
+    /// Whether its driver started it, and ends it: then that no driver answers is no news to anybody.
+    pub has_parent: bool,
     /// This process's own configuration; the driver's wins where a key isn't about one process.
     pub config: Config,
 }
@@ -60,6 +62,7 @@ impl Options {
             secret,
             tls,
             door,
+            has_parent: false,
             config,
         })
     }
@@ -75,6 +78,7 @@ impl Options {
             secret: None,
             tls: Tls::default(),
             door: Door::default(),
+            has_parent: true,
             config,
         }
     }

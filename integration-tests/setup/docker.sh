@@ -20,6 +20,16 @@ docker_answers() { docker info >/dev/null 2>&1; }
 compose_is_there() { docker compose version >/dev/null 2>&1; }
 image_is_there() { docker image inspect "$1" >/dev/null 2>&1; }
 
+# Closes what this shell was started with, such as the descriptor of a caller's lock, which a daemon would hold for good.
+close_inherited() {
+    local path fd
+    for path in "/proc/$BASHPID/fd/"*; do
+        fd=${path##*/}
+        # bash reads its script by 255.
+        if [ "$fd" -gt 2 ] && [ "$fd" -ne 255 ]; then eval "exec $fd>&-"; fi
+    done
+}
+
 docker_daemon() {
     if docker_answers; then
         say "Docker: the daemon answers"
@@ -32,7 +42,10 @@ docker_daemon() {
     else
         say "Docker: starting dockerd, log in $home/docker/dockerd.log"
         # In a session of its own and with nothing of ours open: it outlives this script, and nobody waits for it.
-        as_root setsid sh -c 'exec dockerd' </dev/null >"$home/docker/dockerd.log" 2>&1 9>&- &
+        {
+            close_inherited
+            as_root setsid sh -c 'exec dockerd'
+        } </dev/null >"$home/docker/dockerd.log" 2>&1 &
     fi
     local tries=0
     until docker_answers; do

@@ -5,13 +5,14 @@ use std::{
     io::{BufRead, Read},
     path::Path,
     process::ExitCode,
-    sync::{Arc, mpsc},
+    sync::{Arc, OnceLock, mpsc},
 };
 
 use clap::{Args, FromArgMatches};
 use millstream_common::{
-    config::{Config, keys},
+    config::{Config, LogFormat, keys},
     failure::{Failure, FailureKind, Retry},
+    open_files,
     protocol::Application,
     telemetry::logging,
     time::{Clock, SystemClock},
@@ -23,6 +24,7 @@ use millstream_executor::{
 use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
+use tracing::Level;
 
 use crate::{
     Error, Result,
@@ -34,6 +36,9 @@ use crate::{
 };
 
 const EXIT_UNCOMMITTED: u8 = 4;
+
+/// How this process logs, once it does.
+static LOGGED_AS: OnceLock<LogFormat> = OnceLock::new();
 
 type Job<A> = dyn Fn(&StreamingContext, A) -> Result<()> + Send + Sync;
 type BeforeStart<A> = dyn FnOnce(&mut A, &mut Settings) -> Result<()>;
@@ -151,7 +156,7 @@ where
     fn try_drive(self, flags: &LaunchArgs, mut arguments: A) -> Result<ExitCode> {
         let build_id = BuildId::begin()?;
         let config = flags.config()?;
-        start_logging(&config)?;
+        begin(&config)?;
         let mut settings = Settings {
             master: flags.master.unwrap_or_else(Master::all_cores),
             master_given: flags.master.is_some(),
@@ -208,7 +213,11 @@ where
         let stopped = outcome?;
         match stopped.unfinished {
             Some(batch) => {
-                tracing::error!(%batch, "stopped with a batch uncommitted; the next start runs it again");
+                if config.get(keys::CHECKPOINT_LOCATION).is_some() {
+                    tracing::error!(%batch, "stopped with a batch uncommitted; the next start runs it again");
+                } else {
+                    tracing::error!(%batch, "stopped with a batch uncommitted; there is no checkpoint, so the next start begins anew without it");
+                }
                 Ok(ExitCode::from(EXIT_UNCOMMITTED))
             }
             None => Ok(ExitCode::SUCCESS),
@@ -233,8 +242,9 @@ where
             config = orders.configuration(&config)?;
             drivers = vec![orders.driver];
         }
-        start_logging(&config)?;
-        let options = Options::of_config(config.clone())?;
+        begin(&config)?;
+        let mut options = Options::of_config(config.clone())?;
+        options.has_parent = flags.child;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let link = GrpcLink::new(
             &drivers,
@@ -311,9 +321,16 @@ fn job_failed(error: &Error) -> Failure {
     .with_retry(Retry::Never)
 }
 
-fn start_logging(config: &Config) -> Result<()> {
-    match logging::init(config.get(keys::LOG_FORMAT)) {
-        Ok(()) => Ok(()),
+/// Sets up logging, and what else a process begins with.
+fn begin(config: &Config) -> Result<()> {
+    let format = config.get(keys::LOG_FORMAT);
+    match logging::init(format) {
+        Ok(()) => {
+            // Set once, as logging is.
+            let _ = LOGGED_AS.set(format);
+            open_files::raise_limit();
+            Ok(())
+        }
         Err(error) => Err(Error::usage(error.to_string())),
     }
 }
@@ -438,8 +455,13 @@ fn write_ready(path: &Path, ready: &Ready) -> Result<()> {
     Ok(())
 }
 
+/// Says an error once: as a log line to what reads those as JSON, else in words.
 fn fail(error: &Error) -> ExitCode {
-    tracing::error!(code = error.code(), "{error}");
-    eprintln!("error: {error}");
+    let is_read = LOGGED_AS.get() == Some(&LogFormat::Json) && tracing::enabled!(Level::ERROR);
+    if is_read {
+        tracing::error!(code = error.code(), %error, "the process ends with an error");
+    } else {
+        eprintln!("error: {error} [{}]", error.code());
+    }
     ExitCode::from(error.exit_code())
 }

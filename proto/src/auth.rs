@@ -9,6 +9,8 @@ use tonic::{
     service::Interceptor,
 };
 
+use crate::tls::Guest;
+
 const HEADER: &str = "authorization";
 const SCHEME: &str = "Bearer ";
 
@@ -79,7 +81,7 @@ impl Interceptor for PresentSecret {
     }
 }
 
-/// Refuses calls that don't present the secret, as `Unauthenticated`; without one lets every call pass.
+/// Refuses calls that don't present the secret, as `Unauthenticated`; without one lets every call pass. The connection of a call that passes may stay.
 #[derive(Clone, Debug, Default)]
 pub struct RequireSecret {
     secret: Option<Secret>,
@@ -94,17 +96,18 @@ impl RequireSecret {
 
 impl Interceptor for RequireSecret {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        let Some(secret) = &self.secret else {
-            return Ok(request);
-        };
-        let presented = request.metadata().get(HEADER);
-        if presented.is_some_and(|value| secret.is_presented_by(value.as_encoded_bytes())) {
-            Ok(request)
-        } else {
-            Err(Status::unauthenticated(
-                "the shared secret is missing or wrong: give the executor the driver's auth.secret",
-            ))
+        if let Some(secret) = &self.secret {
+            let presented = request.metadata().get(HEADER);
+            if !presented.is_some_and(|value| secret.is_presented_by(value.as_encoded_bytes())) {
+                return Err(Status::unauthenticated(
+                    "the shared secret is missing or wrong: give the executor the driver's auth.secret",
+                ));
+            }
         }
+        if let Some(guest) = request.extensions().get::<Guest>() {
+            guest.vouch();
+        }
+        Ok(request)
     }
 }
 
@@ -129,6 +132,25 @@ mod tests {
         assert!(!passes(Some("ab"), "abc"));
         assert!(!passes(Some("abcd"), "abc"));
         assert!(!passes(None, "abc"));
+    }
+
+    #[test]
+    fn the_connection_of_a_call_that_passes_may_stay() {
+        let mut required = RequireSecret::new(Some(Secret::new("abc").expect("secret")));
+        let guest = Guest::default();
+        let mut request = Request::new(());
+        request.extensions_mut().insert(guest.clone());
+        assert!(required.call(request).is_err());
+        assert!(!guest.is_vouched());
+
+        let known = Secret::new("abc").expect("secret");
+        let mut request = Request::new(());
+        request.extensions_mut().insert(guest.clone());
+        let request = PresentSecret::new(Some(&known))
+            .call(request)
+            .expect("present");
+        assert!(required.call(request).is_ok());
+        assert!(guest.is_vouched());
     }
 
     #[test]

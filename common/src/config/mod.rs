@@ -71,7 +71,7 @@ struct Inner {
     origins: Vec<Origin>,
 }
 
-/// One key with its value in force, for the user interface, logs and metadata.
+/// One key with its value in force, for the REST API, logs and metadata.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Effective {
     /// The key's name.

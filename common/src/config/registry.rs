@@ -81,7 +81,7 @@ declare_keys! {
         /// Where the driver listens for executors. The default port, when taken, moves to the next free one; a port that was
         /// set does not.
         "driver.listen" DRIVER_LISTEN: Address = Address::loopback(7_077), process;
-        /// Where the driver serves metrics, the REST API and the user interface. The port moves as that of `driver.listen`.
+        /// Where the driver serves metrics and the REST API; `/` lists what there is. The port moves as that of `driver.listen`.
         "driver.http" DRIVER_HTTP: Address = Address::loopback(4_040), process;
         /// Whether driver and executors serve HTTP at all.
         "http.enabled" HTTP_ENABLED: bool = true, process;

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::{Error, LogStore, PutOutcome, name};
+use crate::open_files::{OUT_OF_FILES, is_out_of_files};
 
 /// Folder of temporary files, within the root. No entry's name can begin with a dot.
 const TEMPORARY: &str = ".tmp";
@@ -58,6 +59,8 @@ struct Folder {
     synced: Mutex<HashSet<PathBuf>>,
     /// Folders that are themselves known to be on the disk.
     rooted: Mutex<HashSet<PathBuf>>,
+    /// Entries of ours whose names may not be on the disk: the sync after their link failed, and a system says so only once.
+    doubtful: Mutex<HashSet<PathBuf>>,
 }
 
 impl FileLogStore {
@@ -73,6 +76,7 @@ impl FileLogStore {
             fsync: options.fsync,
             synced: Mutex::default(),
             rooted: Mutex::default(),
+            doubtful: Mutex::default(),
         };
         let store = FileLogStore {
             folder: Arc::new(folder),
@@ -175,16 +179,19 @@ impl Folder {
         for _ in 0..PUT_TRIES {
             // Most puts of a taken name need no file.
             if let Some(existing) = read_if_there(&path)? {
-                return self.lost_or_ours(parent, existing, &bytes);
+                return self.lost_or_ours(&path, parent, existing, &bytes);
             }
             let temporary = self.write_temporary(&bytes)?;
             self.create_folders(parent)?;
             let linked = fs::hard_link(&temporary, &path);
             match linked {
                 Ok(()) => {
-                    self.sync_folder(parent)?;
                     // The entry is there whether or not its other name goes.
                     let _ = fs::remove_file(&temporary);
+                    if let Err(error) = self.sync_folder(parent) {
+                        self.doubtful.lock().insert(path);
+                        return Err(error);
+                    }
                     return Ok(PutOutcome::Won);
                 }
                 // Either the name is taken, then the next round reads it; or somebody swept our temporary file.
@@ -210,11 +217,23 @@ impl Folder {
 
     fn lost_or_ours(
         &self,
+        path: &Path,
         parent: &Path,
         existing: Bytes,
         ours: &Bytes,
     ) -> Result<PutOutcome, Error> {
+        let is_doubtful = existing == ours && self.doubtful.lock().contains(path);
+        if is_doubtful {
+            // After a failed sync the next one has nothing left to write, and succeeds. The same bytes under the same name give it
+            // something to write.
+            let temporary = self.write_temporary(ours)?;
+            fs::rename(&temporary, path)
+                .map_err(|error| failure("renew the entry", path, error))?;
+        }
         self.sync_folder(parent)?;
+        if is_doubtful {
+            self.doubtful.lock().remove(path);
+        }
         if existing == ours {
             Ok(PutOutcome::Won)
         } else {
@@ -244,16 +263,25 @@ impl Folder {
         if self.rooted.lock().contains(path) && path.is_dir() {
             return Ok(());
         }
-        match fs::create_dir(path) {
+        let mut created = fs::create_dir(path);
+        if let (Err(error), Some(parent)) = (&created, path.parent())
+            && error.kind() == io::ErrorKind::NotFound
+        {
+            self.create_folders(parent)?;
+            // Once: where nothing can be made, such as below /proc, the parent is there and it still says so.
+            created = fs::create_dir(path);
+        }
+        match created {
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let Some(parent) = path.parent() else {
-                    return Err(failure("create the folder", path, error));
-                };
-                self.create_folders(parent)?;
-                return self.create_folders(path);
-            }
             Err(_) if path.is_dir() => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(Error::Io {
+                    action: "create the folder",
+                    path: path.to_owned(),
+                    advice: "its parent takes no folders: choose another location",
+                    source: error,
+                });
+            }
             Err(error) => return Err(failure("create the folder", path, error)),
         }
         if let Some(parent) = path.parent() {
@@ -374,6 +402,7 @@ fn remove_if_there(path: &Path) -> Result<(), Error> {
 
 fn failure(action: &'static str, path: &Path, source: io::Error) -> Error {
     let advice = match source.kind() {
+        _ if is_out_of_files(&source) => OUT_OF_FILES,
         io::ErrorKind::StorageFull => {
             "the disk is full: make room there, or choose another location"
         }
@@ -400,5 +429,57 @@ fn failure(action: &'static str, path: &Path, source: io::Error) -> Error {
         path: path.to_owned(),
         advice,
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_entry_whose_sync_failed_is_written_again_before_it_counts() {
+        let folder = tempfile::tempdir().expect("folder");
+        let store = FileLogStore::open(folder.path(), FileOptions::default())
+            .await
+            .expect("store");
+        let path = folder.path().join("offsets/1");
+        let entry = || Bytes::from_static(b"entry");
+        let inode = || fs::metadata(&path).expect("there").ino();
+        let put = async || {
+            store
+                .put_if_absent("offsets/1", entry())
+                .await
+                .expect("put")
+        };
+        assert_eq!(put().await, PutOutcome::Won);
+        let first = inode();
+        assert_eq!(put().await, PutOutcome::Won);
+        assert_eq!(inode(), first, "nothing was wrong");
+
+        store.folder.doubtful.lock().insert(path.clone());
+        assert_eq!(put().await, PutOutcome::Won);
+        let second = inode();
+        assert_ne!(second, first);
+        assert_eq!(fs::read(&path).expect("read"), entry());
+        assert!(store.folder.doubtful.lock().is_empty());
+        assert_eq!(put().await, PutOutcome::Won);
+        assert_eq!(inode(), second);
+    }
+
+    #[tokio::test]
+    async fn a_place_that_takes_no_folders_is_refused() {
+        for place in ["/proc/millstream", "/proc/millstream/a/b"] {
+            let error = FileLogStore::open(place, FileOptions::default())
+                .await
+                .expect_err("no folder can be made there");
+            let message = error.to_string();
+            assert!(
+                message.starts_with("could not create the folder /proc/millstream: ")
+                    && message.contains("choose another location"),
+                "{message}"
+            );
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::env::VarError;
 use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -78,6 +79,7 @@ pub fn subscriber<W>(
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
+    check_levels(filter)?;
     let directives = EnvFilter::builder()
         .parse(filter)
         .map_err(|error| Error::Filter {
@@ -91,6 +93,23 @@ where
         LogFormat::Text => Box::new(lines.with_ansi(colour).finish()),
         LogFormat::Json => Box::new(lines.json().with_ansi(false).finish()),
     })
+}
+
+/// A word alone must be a level. The library takes any other for the name of a target, of which everything is logged, and of all else nothing: a
+/// misspelt level would silence all.
+fn check_levels(filter: &str) -> Result<(), Error> {
+    for part in filter.split(',').map(str::trim) {
+        let is_word = !part.is_empty() && !part.contains(['=', '[', ']', '{', '}']);
+        if is_word && part.parse::<LevelFilter>().is_err() {
+            return Err(Error::Filter {
+                filter: filter.to_owned(),
+                problem: format!(
+                    "`{part}` is no level (off, error, warn, info, debug, trace); if it is a target, give it one: `{part}=debug`"
+                ),
+            });
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -160,5 +179,30 @@ mod tests {
             message.starts_with("bad value `a=b=c` of the variable MILLSTREAM_LOG: "),
             "{message}"
         );
+    }
+
+    #[test]
+    fn a_misspelt_level_is_refused() {
+        let told = |filter| match subscriber(LogFormat::Text, filter, false, std::io::stderr) {
+            Ok(_) => None,
+            Err(error) => Some(error.to_string()),
+        };
+        for (filter, part) in [
+            ("debgu", "debgu"),
+            ("info,millstream_driver", "millstream_driver"),
+        ] {
+            let message = told(filter).expect("refused");
+            let expected = format!("`{part}` is no level (off, error, warn, info, debug, trace)");
+            assert!(message.contains(&expected), "{message}");
+        }
+        assert!(told("millstream_driver=debgu").is_some());
+        for filter in [
+            "DEBUG",
+            "off",
+            "warn,millstream_driver=debug",
+            "info,[batch{batch=7}]=trace,h2=off",
+        ] {
+            assert_eq!(told(filter), None, "{filter}");
+        }
     }
 }

@@ -142,7 +142,9 @@ impl KafkaDriver {
             while let Some(Err(error)) = consumer.poll(Duration::ZERO) {
                 tracing::debug!(%error, "Kafka client reports");
             }
-            question(&consumer, settings.plan_timeout)
+            let answer = question(&consumer, settings.plan_timeout)?;
+            consumer.context().answered();
+            Ok(answer)
         });
         asking.await.map_err(|error| {
             Failure::caused_by(

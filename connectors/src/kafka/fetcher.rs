@@ -47,11 +47,12 @@ pub struct Fetcher {
     pub(super) wanted: Condvar,
 }
 
-#[derive(Default)]
 pub(super) struct State {
     pub partitions: BTreeMap<i32, Slot>,
     pub commands: VecDeque<Seek>,
     pub closed: bool,
+    /// When a range was last opened.
+    pub last_opened: Tick,
     tickets: u64,
 }
 
@@ -133,21 +134,7 @@ impl Fetcher {
         options: FetcherOptions,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, Failure> {
-        let consumer = client::consumer(config).map_err(|error| {
-            Failure::caused_by(
-                FailureKind::Io,
-                format!("could not make a Kafka consumer for topic {topic}"),
-                &error,
-            )
-        })?;
-        let fetcher = Arc::new(Self {
-            topic: topic.to_owned(),
-            consumer,
-            options,
-            clock,
-            state: Mutex::new(State::default()),
-            wanted: Condvar::new(),
-        });
+        let fetcher = Arc::new(Self::new(config, topic, options, clock)?);
         let polling = Arc::clone(&fetcher);
         std::thread::Builder::new()
             .name(format!("kafka-{topic}"))
@@ -162,12 +149,48 @@ impl Fetcher {
         Ok(fetcher)
     }
 
+    /// One without a thread.
+    pub(super) fn new(
+        config: &ClientConfig,
+        topic: &str,
+        options: FetcherOptions,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, Failure> {
+        let consumer = client::consumer(config).map_err(|error| {
+            Failure::caused_by(
+                FailureKind::Io,
+                format!("could not make a Kafka consumer for topic {topic}"),
+                &error,
+            )
+        })?;
+        let last_opened = clock.now();
+        Ok(Self {
+            topic: topic.to_owned(),
+            consumer,
+            options,
+            clock,
+            state: Mutex::new(State {
+                partitions: BTreeMap::new(),
+                commands: VecDeque::new(),
+                closed: false,
+                last_opened,
+                tickets: 0,
+            }),
+            wanted: Condvar::new(),
+        })
+    }
+
     /// Begins to read a range at `from`. What an older reader of the partition would still take is taken from it.
-    pub fn open(&self, partition: i32, from: i64, until: i64) -> (Opened, Ticket) {
+    /// `None` once the fetcher is closed.
+    pub fn open(&self, partition: i32, from: i64, until: i64) -> Option<(Opened, Ticket)> {
         let mut state = self.state.lock();
+        if state.closed {
+            return None;
+        }
         state.tickets += 1;
         let ticket = Ticket(state.tickets);
         let now = self.clock.now();
+        state.last_opened = now;
         if let Some(slot) = state.partitions.get_mut(&partition) {
             slot.last_used = now;
             slot.reader = Some(ticket);
@@ -178,11 +201,11 @@ impl Fetcher {
                 } else {
                     Opened::Partly
                 };
-                return (opened, ticket);
+                return Some((opened, ticket));
             }
         }
         self.reposition(&mut state, partition, from, ticket);
-        (Opened::Repositioned, ticket)
+        Some((Opened::Repositioned, ticket))
     }
 
     fn reposition(&self, state: &mut State, partition: i32, offset: i64, ticket: Ticket) {

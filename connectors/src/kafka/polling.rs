@@ -20,19 +20,14 @@ use super::{
 const POLL: Duration = Duration::from_millis(10);
 /// Records that are polled between two looks at the tasks' wishes.
 const POLLED_AT_ONCE: usize = 256;
-/// A partition that no task has read for so long is let go of: its tasks run elsewhere.
+/// A partition that no task has read for so long is let go of: its tasks run elsewhere. So is the consumer, when none has been read for so long.
 const IDLE: Duration = Duration::from_secs(60);
 /// How often idle partitions are looked for.
 const IDLE_CHECK: Duration = Duration::from_secs(1);
 
-/// Polls until the fetcher is closed.
+/// Polls until the fetcher is closed, or was idle for long.
 pub(super) fn run(fetcher: &Fetcher) {
-    let mut poller = Poller {
-        fetcher,
-        pending: HashMap::new(),
-        drained: false,
-        next_idle_check: fetcher.clock.now(),
-    };
+    let mut poller = Poller::new(fetcher);
     while poller.obey() {
         poller.poll();
     }
@@ -46,13 +41,23 @@ struct Poller<'a> {
     next_idle_check: Tick,
 }
 
-impl Poller<'_> {
+impl<'a> Poller<'a> {
+    fn new(fetcher: &'a Fetcher) -> Self {
+        Self {
+            fetcher,
+            pending: HashMap::new(),
+            drained: false,
+            next_idle_check: fetcher.clock.now(),
+        }
+    }
+
     /// Polls some records; stops when a chunk was handed over, as there may be no room for a next one.
     fn poll(&mut self) {
         for _ in 0..POLLED_AT_ONCE {
             let wait = if self.drained { POLL } else { Duration::ZERO };
             match self.fetcher.consumer.poll(wait) {
                 Some(Ok(message)) => {
+                    self.fetcher.consumer.context().answered();
                     self.drained = false;
                     let partition = message.partition();
                     let Some(pending) = self.pending.get_mut(&partition) else {
@@ -64,7 +69,10 @@ impl Poller<'_> {
                         return;
                     }
                 }
-                Some(Err(KafkaError::PartitionEOF(partition))) => self.end_reached(partition),
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    self.fetcher.consumer.context().answered();
+                    self.end_reached(partition);
+                }
                 Some(Err(error)) => {
                     self.trouble(&error);
                     return;
@@ -171,6 +179,11 @@ impl Poller<'_> {
             if now >= self.next_idle_check {
                 self.next_idle_check = now.after(IDLE_CHECK);
                 self.let_go_of_idle(&mut state, now);
+                if state.partitions.is_empty() && now.since(state.last_opened) > IDLE {
+                    tracing::debug!(topic = fetcher.topic, "closing an idle Kafka consumer");
+                    state.closed = true;
+                    return false;
+                }
             }
             return true;
         }
@@ -254,11 +267,18 @@ impl Poller<'_> {
         let assigning = list
             .add_partition_offset(topic, partition, Offset::Offset(offset))
             .and_then(|()| consumer.incremental_assign(&list));
+        self.pending.insert(partition, pending);
+        let mut state = self.fetcher.state.lock();
+        let slot = state.partitions.get_mut(&partition);
+        let slot = slot.filter(|slot| slot.buffer.generation() == generation);
         if let Err(error) = assigning {
             tracing::warn!(topic, partition, offset, %error, "could not position the Kafka consumer");
-        }
-        self.pending.insert(partition, pending);
-        if let Some(slot) = self.fetcher.state.lock().partitions.get_mut(&partition) {
+            if let Some(slot) = slot {
+                // Nothing will come: its reader looks into it, and positions it again.
+                slot.suspect = true;
+                slot.filled.notify_all();
+            }
+        } else if let Some(slot) = slot {
             slot.paused = false;
         }
     }
@@ -279,7 +299,11 @@ impl Poller<'_> {
                 slot.filled.notify_all();
             }
         }
-        tracing::warn!(topic = self.fetcher.topic, %error, "Kafka consumer reports");
+        if self.fetcher.consumer.context().is_news(code) {
+            tracing::warn!(topic = self.fetcher.topic, %error, "Kafka consumer reports");
+        } else {
+            tracing::debug!(topic = self.fetcher.topic, %error, "Kafka consumer reports again");
+        }
     }
 }
 
@@ -303,5 +327,73 @@ fn hand_over(fetcher: &Fetcher, partition: i32, pending: &mut Pending) {
         if slot.waiting {
             slot.filled.notify_all();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use millstream_common::time::{Clock, ManualClock};
+    use rdkafka::ClientConfig;
+
+    use super::{
+        super::fetcher::{FetcherOptions, Opened, Step},
+        *,
+    };
+
+    /// Without its thread, and without a broker.
+    fn fetcher(clock: &ManualClock) -> Fetcher {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", "127.0.0.1:1");
+        config.set("group.id", "test");
+        let options = FetcherOptions {
+            read_ahead_bytes: 1 << 20,
+        };
+        let clock: Arc<dyn Clock> = Arc::new(clock.clone());
+        Fetcher::new(&config, "lines", options, clock).expect("a consumer")
+    }
+
+    #[test]
+    fn a_consumer_that_is_not_used_for_long_is_closed() {
+        let clock = ManualClock::new(0);
+        let fetcher = fetcher(&clock);
+        let mut poller = Poller::new(&fetcher);
+        assert!(poller.obey());
+        let (opened, ticket) = fetcher.open(0, 5, 9).expect("open");
+        assert_eq!(opened, Opened::Repositioned);
+        assert!(poller.obey());
+
+        clock.advance(IDLE * 3);
+        assert!(poller.obey(), "it is being read");
+        fetcher.finish(0, ticket);
+        clock.advance(IDLE / 2);
+        assert!(poller.obey());
+        assert!(fetcher.open(0, 9, 9).is_some(), "it is used again");
+
+        let (_, ticket) = fetcher.open(0, 9, 9).expect("open");
+        fetcher.finish(0, ticket);
+        clock.advance(IDLE * 2);
+        assert!(!poller.obey());
+        assert!(fetcher.open(0, 9, 12).is_none(), "a new one is to be made");
+    }
+
+    #[test]
+    fn a_partition_that_could_not_be_positioned_is_looked_into() {
+        let clock = ManualClock::new(0);
+        let fetcher = fetcher(&clock);
+        let mut poller = Poller::new(&fetcher);
+        // No such offset can be asked for.
+        let (_, ticket) = fetcher.open(0, -5, 9).expect("open");
+        assert!(poller.obey());
+        let step = fetcher.step(0, ticket, 9);
+        assert!(
+            matches!(step, Step::OutOfRange { position: -5 }),
+            "{step:?}"
+        );
+        fetcher.skip_to(0, ticket, 5);
+        assert!(poller.obey());
+        let step = fetcher.step(0, ticket, 9);
+        assert!(matches!(step, Step::Timeout), "{step:?}");
     }
 }

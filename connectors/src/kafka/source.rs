@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -57,7 +57,8 @@ pub struct ReadAhead {
 pub struct KafkaSplits {
     settings: Arc<Settings>,
     clock: Arc<dyn Clock>,
-    fetchers: Mutex<HashMap<String, Arc<Fetcher>>>,
+    /// A fetcher that isn't used for long ends, and goes.
+    fetchers: Mutex<HashMap<String, Weak<Fetcher>>>,
     read_ahead: Arc<ReadAhead>,
 }
 
@@ -77,22 +78,34 @@ impl KafkaSplits {
         Arc::clone(&self.read_ahead)
     }
 
-    fn fetcher(&self, topic: &str) -> Result<Arc<Fetcher>, Failure> {
+    /// Begins to read a range, with a new consumer where the topic has none.
+    fn begin(&self, range: &OffsetRange) -> Result<(Arc<Fetcher>, Opened, Ticket), Failure> {
         let mut fetchers = self.fetchers.lock();
-        if let Some(fetcher) = fetchers.get(topic) {
-            return Ok(Arc::clone(fetcher));
+        let begun = |fetcher: Arc<Fetcher>| {
+            let (opened, ticket) = fetcher.open(range.partition, range.from, range.until)?;
+            Some((fetcher, opened, ticket))
+        };
+        let known = fetchers.get(&range.topic).and_then(Weak::upgrade);
+        if let Some(begun) = known.and_then(begun) {
+            return Ok(begun);
         }
+        fetchers.retain(|_, fetcher| fetcher.strong_count() > 0);
         let options = FetcherOptions {
             read_ahead_bytes: self.settings.read_ahead_bytes,
         };
         let fetcher = Fetcher::start(
             &self.settings.client(),
-            topic,
+            &range.topic,
             options,
             Arc::clone(&self.clock),
         )?;
-        fetchers.insert(topic.to_owned(), Arc::clone(&fetcher));
-        Ok(fetcher)
+        fetchers.insert(range.topic.clone(), Arc::downgrade(&fetcher));
+        begun(fetcher).ok_or_else(|| {
+            Failure::new(
+                FailureKind::Internal,
+                format!("the consumer of topic {} was closed at once", range.topic),
+            )
+        })
     }
 }
 
@@ -110,8 +123,7 @@ impl SplitSource<Vec<Record>> for KafkaSplits {
             )
         })?;
         malformed::begin(self.settings.on_malformed);
-        let fetcher = self.fetcher(&range.topic)?;
-        let (opened, ticket) = fetcher.open(range.partition, range.from, range.until);
+        let (fetcher, opened, ticket) = self.begin(&range)?;
         let count = match opened {
             Opened::Buffered => &self.read_ahead.buffered,
             Opened::Partly => &self.read_ahead.partly,
@@ -135,7 +147,9 @@ impl SplitSource<Vec<Record>> for KafkaSplits {
 
     fn close(&self) {
         for (_, fetcher) in self.fetchers.lock().drain() {
-            fetcher.close();
+            if let Some(fetcher) = fetcher.upgrade() {
+                fetcher.close();
+            }
         }
     }
 }

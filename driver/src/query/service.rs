@@ -222,7 +222,10 @@ impl QueryService {
             timer: None,
             added: None,
         };
-        let result = running.serve(shutdown, inbox, self.news).await;
+        let mut result = running.serve(shutdown, inbox, self.news).await;
+        if let Err(error) = result {
+            result = Err(running.storage.cause_of(error, running.core.epoch()).await);
+        }
         running.leave(result).await;
     }
 }
@@ -337,7 +340,8 @@ impl Running {
             Ok(stopped) => {
                 tracing::info!(unfinished = ?stopped.unfinished, dropped = stopped.dropped, "query stopped");
             }
-            Err(error) => tracing::error!(code = error.code(), %error, "query ended"),
+            // Whoever waits for the end gets the error, and says it.
+            Err(error) => tracing::debug!(code = error.code(), %error, "query ended"),
         }
         self.desk.ended.send_replace(Some(result.map_err(Arc::new)));
     }

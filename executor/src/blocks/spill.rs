@@ -140,7 +140,7 @@ fn sweep(parent: &Path) {
         match lock.try_lock() {
             Ok(()) => match fs::remove_dir_all(&path) {
                 Ok(()) => {
-                    tracing::info!(path = %path.display(), "swept the spill folder of an executor that died");
+                    tracing::debug!(path = %path.display(), "swept a spill folder that an executor left");
                 }
                 Err(error) => {
                     tracing::warn!(path = %path.display(), %error, "a spill folder could not be swept");

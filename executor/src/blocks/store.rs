@@ -188,20 +188,33 @@ impl BlockStore {
             .filter(|(_, task)| task.memory.load(Ordering::Relaxed) > 0)
             .collect();
         candidates.sort_unstable_by_key(|(order, _)| *order);
-        for (_, task) in candidates {
+        let mut busy = Vec::new();
+        for (_, task) in &candidates {
             if !self.budget.blocks_are_high() {
-                break;
+                return Ok(());
             }
-            self.spill_task(&task)?;
+            match task.file.try_lock() {
+                Some(mut slot) => self.spill_task(task, &mut slot)?,
+                None => busy.push(task),
+            }
+        }
+        // Whoever appends doesn't outrun those that are spilling.
+        for task in busy {
+            if !self.budget.blocks_are_over() {
+                return Ok(());
+            }
+            self.spill_task(task, &mut task.file.lock())?;
         }
         Ok(())
     }
 
-    fn spill_task(&self, task: &TaskBlocks) -> Result<(), Failure> {
-        let Some(mut slot) = task.file.try_lock() else {
-            return Ok(());
-        };
-        let file = match &*slot {
+    /// Moves frames of a task to disk until blocks fill little enough.
+    fn spill_task(
+        &self,
+        task: &TaskBlocks,
+        slot: &mut Option<Arc<SpillFile>>,
+    ) -> Result<(), Failure> {
+        let file = match slot {
             Some(file) => Arc::clone(file),
             None => {
                 let file = Arc::new(self.folder.create_file()?);
@@ -219,6 +232,9 @@ impl BlockStore {
             }
         }
         for (key, index, bytes) in wanted {
+            if !self.budget.blocks_are_high() {
+                break;
+            }
             let offset = file.append(&bytes)?;
             let spilled = StoredFrame(Place::Disk {
                 file: Arc::clone(&file),
@@ -276,5 +292,36 @@ impl fmt::Debug for BlockStore {
             .field("tasks", &self.tasks.len())
             .field("budget", &self.budget)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, thread, time::Duration};
+
+    use super::*;
+    use crate::testing::block;
+
+    #[test]
+    fn who_appends_waits_for_whoever_spills_its_blocks() {
+        let parent = tempfile::tempdir().expect("folder");
+        let folder = Arc::new(SpillFolder::create(parent.path()).expect("spill folder"));
+        let budget = Arc::new(MemoryBudget::new(2_000, 1_000));
+        let metrics = Metrics::of_executor();
+        let store = BlockStore::new(Arc::clone(&budget), folder, metrics);
+        let append = |bytes| store.append(block(0, 0), Bytes::from(vec![7; bytes]));
+        append(900).expect("fits");
+        let task = Arc::clone(store.tasks.iter().next().expect("a task").value());
+        let spilling = task.file.lock();
+        let (appended, done) = mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(move || appended.send(append(200)).expect("heard"));
+            let early = done.recv_timeout(Duration::from_millis(100));
+            assert!(early.is_err(), "it went on beyond the limit");
+            drop(spilling);
+            let outcome = done.recv().expect("told");
+            outcome.expect("appended");
+        });
+        assert!(budget.block_bytes() <= 1_000);
     }
 }

@@ -112,6 +112,17 @@ fn past_the_budget_the_oldest_task_goes_to_disk_and_reads_the_same() {
 }
 
 #[test]
+fn of_a_large_task_goes_to_disk_what_must() {
+    let fixture = fixture(1_000);
+    for byte in 0..11u8 {
+        let frame = Bytes::from(vec![byte; 100]);
+        fixture.store.append(block(0, 0), frame).expect("append");
+    }
+    assert_eq!(fixture.budget.block_bytes(), 800);
+    assert_eq!(fixture.store.spilled_bytes(), 300);
+}
+
+#[test]
 fn dropping_gives_memory_and_disk_back() {
     let fixture = fixture(250);
     for task in 0..3 {

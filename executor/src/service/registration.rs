@@ -29,6 +29,9 @@ use crate::{
 /// A nonce is short; a longer file is another one.
 const MAX_NONCE_BYTES: u64 = 4096;
 
+/// Different reasons why no driver answers that are told; each once.
+const TOLD: usize = 8;
+
 /// One registration with a driver.
 pub(super) struct Registration {
     pub(super) executor: ExecutorId,
@@ -58,7 +61,7 @@ impl Registration {
             process_id: std::process::id(),
             host: executor.options.host.clone(),
         };
-        let mut is_told = false;
+        let mut told = Vec::new();
         let reply = loop {
             match executor.link.register(request.clone()).await {
                 Ok(reply) => break reply,
@@ -67,9 +70,12 @@ impl Registration {
                 }
                 Err(LinkError::Unsafe(failure)) => return Err(Error::Unsafe(failure)),
                 Err(error @ LinkError::Unreachable(_)) => {
-                    if !is_told {
-                        is_told = true;
-                        tracing::warn!(%error, "waiting for a driver");
+                    let error = error.to_string();
+                    if executor.options.has_parent {
+                        tracing::debug!(error, "waiting for a driver");
+                    } else if told.len() < TOLD && !told.contains(&error) {
+                        tracing::warn!(error, "waiting for a driver");
+                        told.push(error);
                     }
                     backoff.pause().await;
                 }

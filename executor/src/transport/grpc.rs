@@ -21,23 +21,27 @@ use millstream_proto::{
     limits,
     pb::{self, driver_client::DriverClient},
     refusal,
-    tls::{Dial, Tls},
+    tls::{Dial, Foreign, Tls},
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Status, Streaming,
+    codegen::http::Uri,
     service::interceptor::InterceptedService,
     transport::{Channel, Endpoint},
 };
 
 use super::{DriverLink, LinkError, Session};
 
+/// How tonic begins what it says of an answer that is none of gRPC.
+const NO_GRPC: &str = "grpc-status header missing";
+
 /// A driver address that can't be dialled.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidAddress {
     /// No address was given.
-    #[error("no driver address is given: say --driver http://HOST:PORT")]
+    #[error("no driver address is given: say --driver HOST:PORT")]
     None,
     /// It asks for TLS, which isn't set up.
     #[error("{address} asks for TLS: give tls.ca, tls.cert and tls.key, or say http://")]
@@ -45,14 +49,11 @@ pub enum InvalidAddress {
         /// What was given.
         address: String,
     },
-    /// It is no address.
-    #[error("{address} is no driver address: say http://HOST:PORT")]
+    /// It is no address, or lacks the port.
+    #[error("{address} is no driver address: say HOST:PORT, such as driver:7077")]
     Malformed {
         /// What was given.
         address: String,
-        /// What is wrong.
-        #[source]
-        source: tonic::transport::Error,
     },
 }
 
@@ -92,12 +93,15 @@ impl GrpcLink {
             let host = address
                 .split_once("://")
                 .map_or(&**address, |(_, host)| host);
-            let url = format!("http://{host}");
-            let endpoint =
-                Endpoint::from_shared(url).map_err(|source| InvalidAddress::Malformed {
-                    address: address.clone(),
-                    source,
-                })?;
+            let malformed = || InvalidAddress::Malformed {
+                address: address.clone(),
+            };
+            let url: Uri = format!("http://{host}").parse().map_err(|_| malformed())?;
+            let has_host = url.host().is_some_and(|host| !host.is_empty());
+            if !has_host || url.port_u16().is_none_or(|port| port == 0) {
+                return Err(malformed());
+            }
+            let endpoint = Endpoint::from(url);
             let endpoint = endpoint
                 .connect_timeout(timeout)
                 .http2_keep_alive_interval(limits::KEEPALIVE)
@@ -160,13 +164,17 @@ impl GrpcLink {
                     let failure = trouble.to_failure(address);
                     refused = refused.or(Some(LinkError::Unsafe(failure)));
                 }
-                Err(Ok(status)) => match refusal::from_status(&status) {
-                    Some(failure) => {
-                        refused = refused.or(Some(LinkError::of_failure(failure)));
-                    }
-                    None => unreachable.push(format!("{address}: {}", status.message())),
-                },
-                Err(Err(problem)) => unreachable.push(format!("{address}: {problem}")),
+                Err(Ok(status)) if let Some(failure) = refusal::from_status(&status) => {
+                    refused = refused.or(Some(LinkError::of_failure(failure)));
+                }
+                Err(problem) => {
+                    let problem = match (dial.foreign(), problem) {
+                        (Some(foreign), _) => foreign.to_string(),
+                        (None, Ok(status)) => of_status(&status),
+                        (None, Err(problem)) => problem,
+                    };
+                    unreachable.push(format!("{address}: {problem}"));
+                }
             }
         }
         Err(refused.unwrap_or_else(|| LinkError::Unreachable(unreachable.join("; "))))
@@ -254,6 +262,17 @@ async fn pump(
     }
 }
 
+/// What a status says that is no refusal of ours.
+fn of_status(status: &Status) -> String {
+    if status.message().starts_with(NO_GRPC) {
+        return Foreign::OtherProtocol.to_string();
+    }
+    match std::error::Error::source(status) {
+        Some(source) => error_chain(source),
+        None => status.message().to_owned(),
+    }
+}
+
 fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -263,4 +282,83 @@ fn error_chain(error: &dyn std::error::Error) -> String {
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write, net::TcpListener};
+
+    use millstream_common::time::SystemClock;
+
+    use super::*;
+
+    fn link(addresses: &[&str]) -> Result<GrpcLink, InvalidAddress> {
+        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        let clock = Arc::new(SystemClock::new());
+        let timeout = Duration::from_secs(10);
+        GrpcLink::new(&addresses, None, &Tls::default(), timeout, 1 << 20, clock)
+    }
+
+    #[tokio::test]
+    async fn an_address_needs_a_host_and_a_port() {
+        for good in [
+            "driver:7077",
+            "http://driver:7077",
+            "[::1]:7077",
+            "10.0.0.1:1",
+        ] {
+            assert!(link(&[good]).is_ok(), "{good}");
+        }
+        for bad in [
+            "driver",
+            "driver:",
+            "driver:0",
+            ":7077",
+            "driver:70777",
+            "a b:1",
+            "[::1]",
+        ] {
+            let refused = link(&["driver:7077", bad]).err().expect(bad).to_string();
+            assert_eq!(
+                refused,
+                format!("{bad} is no driver address: say HOST:PORT, such as driver:7077")
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_driver_is_named_and_asked_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+        let address = listener.local_addr().expect("address").to_string();
+        let answering = move || {
+            let mut open = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept() {
+                // As a server of HTTP/1 does, whatever comes.
+                let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n");
+                open.push(stream);
+            }
+        };
+        std::thread::Builder::new()
+            .spawn(answering)
+            .expect("a thread");
+        let link = link(&[&address]).expect("an address");
+        let request = RegisterRequest {
+            protocol: 1,
+            version: String::new(),
+            build_id: String::new(),
+            cores: 1,
+            block_address: String::new(),
+            http_address: String::new(),
+            process_id: 1,
+            host: String::new(),
+        };
+        let error = link.register(request).await.expect_err("no driver");
+        let LinkError::Unreachable(told) = error else {
+            panic!("{error}");
+        };
+        assert_eq!(
+            told,
+            format!("{address}: what answers there is no Millstream driver: look at the address")
+        );
+    }
 }

@@ -66,6 +66,18 @@ fn metrics_and_rest_show_what_was_done() {
     );
     assert!(executors_sum("shuffle_written_bytes_total", "") > 0.0);
 
+    let listed = cluster.driver.http("/").unwrap();
+    for endpoint in [
+        "/metrics",
+        "/healthz",
+        "/api/v1/application",
+        "/api/v1/batches",
+        "/api/v1/stages",
+        "/api/v1/executors",
+    ] {
+        assert!(listed.contains(endpoint), "{endpoint}: {listed}");
+    }
+
     let application = cluster.driver.rest("application").unwrap();
     assert_eq!(application["name"], "testjob");
     assert_eq!(application["process_id"], cluster.driver.process.pid());

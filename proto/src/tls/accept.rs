@@ -11,18 +11,22 @@ use std::{
 };
 
 use futures::Stream;
-use millstream_common::time::{Clock, SystemClock};
+use millstream_common::{
+    open_files::{self, OUT_OF_FILES, is_out_of_files},
+    time::{Clock, SystemClock, Tick},
+};
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::{AbortHandle, JoinSet},
 };
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 
 use super::{
     line::{HANDSHAKE_RECORD, Line},
+    stay::{Stay, Terms},
     trouble::Trouble,
 };
 
@@ -31,6 +35,16 @@ const HANDSHAKES: usize = 512;
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// Connections that wait for the server to take them.
 const ACCEPTED: usize = 64;
+/// How long a connection may take until its first call is let in.
+const STRANGER_TIME: Duration = Duration::from_secs(30);
+/// How long a client of HTTP may keep its connection open for later.
+const SILENT_TIME: Duration = Duration::from_secs(120);
+/// The most connections of a gRPC port...
+const GRPC_LINES: u64 = 16 * 1024;
+/// ... and of an HTTP port.
+const HTTP_LINES: u64 = 256;
+/// How often it is said that a port is full, or that the system gives no connections.
+const SAID_EVERY: Duration = Duration::from_secs(60);
 /// The pause after the system could give no connection, such as for want of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long, and for how many bytes, a refused peer is listened to, so that it can read why: a connection closed with bytes unread is reset.
@@ -48,6 +62,36 @@ const NO_TLS_HERE: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plai
 pub(super) enum Protocol {
     Grpc,
     Http,
+}
+
+/// How many connections a port takes, and on which terms.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) lines: usize,
+    pub(super) terms: Terms,
+}
+
+impl Bounds {
+    pub(super) fn of_grpc() -> Self {
+        Self {
+            lines: lines(open_files::limit(), 2, GRPC_LINES),
+            terms: Terms::Vouched(STRANGER_TIME),
+        }
+    }
+
+    pub(super) fn of_http() -> Self {
+        Self {
+            lines: lines(open_files::limit(), 8, HTTP_LINES),
+            terms: Terms::Busy(SILENT_TIME),
+        }
+    }
+}
+
+/// At most `most`, and no more than one part in `share` of the files that this process may have open: the rest is for blocks, tables and logs.
+fn lines(files: Option<u64>, share: u64, most: u64) -> usize {
+    const LEAST: u64 = 16;
+    let bound = files.map_or(most, |files| (files / share).clamp(LEAST, most));
+    usize::try_from(bound).unwrap_or(usize::MAX)
 }
 
 /// Connections that have passed the handshake. Dropping it closes the listener.
@@ -70,6 +114,7 @@ impl Incoming {
         config: Option<Arc<ServerConfig>>,
         port: &'static str,
         protocol: Protocol,
+        bounds: Bounds,
     ) -> Self {
         let (sender, accepted) = mpsc::channel(ACCEPTED);
         let address = listener.local_addr();
@@ -77,6 +122,7 @@ impl Incoming {
             acceptor: config.map(TlsAcceptor::from),
             protocol,
             port,
+            bounds,
             clock: SystemClock::new(),
             logged: Mutex::default(),
         });
@@ -118,10 +164,26 @@ impl Stream for Incoming {
     }
 }
 
+/// When something was said last.
+#[derive(Default)]
+struct Said(Option<Tick>);
+
+impl Said {
+    fn is_due(&mut self, clock: &SystemClock) -> bool {
+        let now = clock.now();
+        let is_due = self.0.is_none_or(|last| now.since(last) >= SAID_EVERY);
+        if is_due {
+            self.0 = Some(now);
+        }
+        is_due
+    }
+}
+
 struct Gate {
     acceptor: Option<TlsAcceptor>,
     protocol: Protocol,
     port: &'static str,
+    bounds: Bounds,
     clock: SystemClock,
     logged: Mutex<HashSet<(IpAddr, &'static str)>>,
 }
@@ -132,17 +194,30 @@ impl Gate {
         listener: TcpListener,
         sender: mpsc::Sender<(Line, SocketAddr)>,
     ) {
-        let places = Arc::new(Semaphore::new(HANDSHAKES));
+        let places = Arc::new(Semaphore::new(self.bounds.lines));
+        let starting = Arc::new(Semaphore::new(HANDSHAKES));
         // Ends them with this task.
         let mut handshakes = JoinSet::new();
+        let mut full = Said::default();
+        let mut failing = Said::default();
         loop {
+            if places.available_permits() == 0 && full.is_due(&self.clock) {
+                tracing::warn!(
+                    port = self.port,
+                    connections = self.bounds.lines,
+                    "a port has as many connections as it takes; others wait"
+                );
+            }
             let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+                return;
+            };
+            let Ok(start) = Arc::clone(&starting).acquire_owned().await else {
                 return;
             };
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::debug!(port = self.port, %error, "could not accept a connection");
+                    self.report(&error, &mut failing);
                     self.clock.until(self.clock.now().after(PAUSE)).await;
                     continue;
                 }
@@ -150,10 +225,10 @@ impl Gate {
             let gate = Arc::clone(&self);
             let sender = sender.clone();
             handshakes.spawn(async move {
-                let _place = place;
+                let _start = start;
                 let deadline = gate.clock.until(gate.clock.now().after(HANDSHAKE_TIME));
                 let line = tokio::select! {
-                    line = gate.admit(stream, peer) => line,
+                    line = gate.admit(stream, peer, place) => line,
                     () = deadline => None,
                 };
                 if let Some(line) = line {
@@ -165,7 +240,22 @@ impl Gate {
         }
     }
 
-    async fn admit(&self, stream: TcpStream, peer: SocketAddr) -> Option<Line> {
+    /// Says that the system gives no connections; what a peer did to its own is no news.
+    fn report(&self, error: &io::Error, failing: &mut Said) {
+        if is_out_of_files(error) && failing.is_due(&self.clock) {
+            tracing::warn!(port = self.port, %error, advice = OUT_OF_FILES, "could not accept a connection");
+        } else {
+            tracing::debug!(port = self.port, %error, "could not accept a connection");
+        }
+    }
+
+    async fn admit(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        place: OwnedSemaphorePermit,
+    ) -> Option<Line> {
+        let stay = Stay::new(place, self.bounds.terms, self.clock.clone());
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "could not set TCP_NODELAY");
         }
@@ -181,7 +271,7 @@ impl Gate {
                     .await;
                 return None;
             }
-            return Some(Line::accepted_plain(stream));
+            return Some(Line::accepted_plain(stream, stay));
         };
         if !speaks_tls {
             let answer = match self.protocol {
@@ -192,7 +282,7 @@ impl Gate {
             return None;
         }
         match acceptor.accept(stream).into_fallible().await {
-            Ok(stream) => Some(Line::accepted(stream.into())),
+            Ok(stream) => Some(Line::accepted(stream.into(), stay)),
             Err((error, stream)) => {
                 match Trouble::of_io(&error) {
                     // The TLS library has sent its alert.
@@ -246,5 +336,18 @@ impl Gate {
         } else {
             tracing::debug!(port = self.port, %peer, %trouble, "a connection was refused again");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_leaves_files_for_the_rest_of_the_process() {
+        assert_eq!(lines(Some(1_024), 2, GRPC_LINES), 512);
+        assert_eq!(lines(Some(1 << 20), 2, GRPC_LINES), 16 * 1024);
+        assert_eq!(lines(None, 2, GRPC_LINES), 16 * 1024);
+        assert_eq!(lines(Some(20), 8, HTTP_LINES), 16);
     }
 }

@@ -16,8 +16,8 @@ use tower::Service;
 
 use super::{
     NODE_NAME,
-    line::{Line, Slot},
-    trouble::Trouble,
+    line::{Learnt, Line, Slot},
+    trouble::{Foreign, Trouble},
 };
 
 const PORT_OF_HTTP: u16 = 80;
@@ -39,7 +39,12 @@ impl Dial {
 
     /// What was wrong with the newest connection, where that won't change by itself.
     pub fn trouble(&self) -> Option<Trouble> {
-        self.slot.lock().clone()
+        self.slot.lock().trouble.clone()
+    }
+
+    /// Why what answered at the newest connection is no node, where it seems to be something else. A node may be there later.
+    pub fn foreign(&self) -> Option<Foreign> {
+        self.slot.lock().foreign
     }
 
     async fn connect(self, uri: Uri) -> io::Result<Line> {
@@ -55,7 +60,7 @@ impl Dial {
         match TlsConnector::from(config).connect(name, stream).await {
             Ok(stream) => Ok(Line::dialled(stream.into(), self.slot)),
             Err(error) => {
-                *self.slot.lock() = Trouble::of_io(&error);
+                self.slot.lock().trouble = Trouble::of_io(&error);
                 Err(error)
             }
         }
@@ -81,7 +86,7 @@ impl Service<Uri> for Dial {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        *self.slot.lock() = None;
+        *self.slot.lock() = Learnt::default();
         let dial = self.clone();
         Box::pin(async move { dial.connect(uri).await.map(TokioIo::new) })
     }

@@ -15,14 +15,26 @@ use tokio::{
 use tokio_rustls::TlsStream;
 use tonic::transport::server::Connected;
 
-use super::trouble::Trouble;
+use super::{
+    stay::{Guest, Stay},
+    trouble::{Foreign, Trouble},
+};
 
 /// The first byte of a TLS handshake, and of the alert with which a TLS server answers plain text.
 pub(super) const HANDSHAKE_RECORD: u8 = 0x16;
 const ALERT_RECORD: u8 = 0x15;
+/// What a server of HTTP/2 says first is a short frame, whose length begins with this.
+const HTTP2_SETTINGS: u8 = 0;
 
 /// Where a line leaves word of what is wrong with the other side.
-pub(super) type Slot = Arc<Mutex<Option<Trouble>>>;
+pub(super) type Slot = Arc<Mutex<Learnt>>;
+
+/// What was learnt of the other side.
+#[derive(Default)]
+pub(super) struct Learnt {
+    pub(super) trouble: Option<Trouble>,
+    pub(super) foreign: Option<Foreign>,
+}
 
 /// One connection, plain or TLS. With TLS 1.3 a client hears only after the handshake that its certificate is refused; so trouble is looked for as long as
 /// the line lives.
@@ -31,6 +43,8 @@ pub struct Line {
     /// Nothing has been received.
     is_first: bool,
     slot: Option<Slot>,
+    /// Of one that was accepted.
+    stay: Option<Stay>,
 }
 
 enum Io {
@@ -39,27 +53,51 @@ enum Io {
 }
 
 impl Line {
-    pub(super) fn accepted_plain(stream: TcpStream) -> Self {
-        Self::new(Io::Plain(stream), None)
+    pub(super) fn accepted_plain(stream: TcpStream, stay: Stay) -> Self {
+        Self::new(Io::Plain(stream), None, Some(stay))
     }
 
-    pub(super) fn accepted(stream: TlsStream<TcpStream>) -> Self {
-        Self::new(Io::Tls(Box::new(stream)), None)
+    pub(super) fn accepted(stream: TlsStream<TcpStream>, stay: Stay) -> Self {
+        Self::new(Io::Tls(Box::new(stream)), None, Some(stay))
     }
 
     pub(super) fn dialled_plain(stream: TcpStream, slot: Slot) -> Self {
-        Self::new(Io::Plain(stream), Some(slot))
+        Self::new(Io::Plain(stream), Some(slot), None)
     }
 
     pub(super) fn dialled(stream: TlsStream<TcpStream>, slot: Slot) -> Self {
-        Self::new(Io::Tls(Box::new(stream)), Some(slot))
+        Self::new(Io::Tls(Box::new(stream)), Some(slot), None)
     }
 
-    fn new(io: Io, slot: Option<Slot>) -> Self {
+    fn new(io: Io, slot: Option<Slot>, stay: Option<Stay>) -> Self {
         Self {
             io,
             is_first: true,
             slot,
+            stay,
+        }
+    }
+
+    /// An accepted connection that stays silent, or a stranger's, ends.
+    fn keep_terms<T>(
+        &mut self,
+        polled: Poll<io::Result<T>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        let Some(stay) = &mut self.stay else {
+            return polled;
+        };
+        if polled.is_ready() {
+            stay.stirred();
+            return polled;
+        }
+        stay.poll_over(context)
+            .map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    fn stirred<T>(&mut self, polled: &Poll<io::Result<T>>) {
+        if let (Some(stay), Poll::Ready(Ok(_))) = (&mut self.stay, polled) {
+            stay.stirred();
         }
     }
 
@@ -68,7 +106,7 @@ impl Line {
             && let Some(slot) = &self.slot
             && let Some(trouble) = Trouble::of_io(error)
         {
-            *slot.lock() = Some(trouble);
+            slot.lock().trouble = Some(trouble);
         }
         polled
     }
@@ -85,15 +123,22 @@ impl AsyncRead for Line {
             Io::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Io::Tls(stream) => Pin::new(stream.as_mut()).poll_read(context, buffer),
         };
-        if let Some(first) = buffer.filled().get(before)
-            && self.is_first
-        {
+        if self.is_first && matches!(polled, Poll::Ready(Ok(()))) && buffer.capacity() > before {
             self.is_first = false;
-            if let (Io::Plain(_), Some(slot), ALERT_RECORD) = (&self.io, &self.slot, *first) {
-                *slot.lock() = Some(Trouble::TlsSpoken);
-                return Poll::Ready(Err(io::Error::other(Trouble::TlsSpoken)));
+            let first = buffer.filled().get(before).copied();
+            if let (Io::Plain(_), Some(slot)) = (&self.io, &self.slot) {
+                if first == Some(ALERT_RECORD) {
+                    slot.lock().trouble = Some(Trouble::TlsSpoken);
+                    return Poll::Ready(Err(io::Error::other(Trouble::TlsSpoken)));
+                }
+                slot.lock().foreign = match first {
+                    Some(HTTP2_SETTINGS) => None,
+                    Some(_) => Some(Foreign::OtherProtocol),
+                    None => Some(Foreign::HungUp),
+                };
             }
         }
+        let polled = self.keep_terms(polled, context);
         self.note(polled)
     }
 }
@@ -108,6 +153,7 @@ impl AsyncWrite for Line {
             Io::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
             Io::Tls(stream) => Pin::new(stream.as_mut()).poll_write(context, bytes),
         };
+        self.stirred(&polled);
         self.note(polled)
     }
 
@@ -120,6 +166,7 @@ impl AsyncWrite for Line {
             Io::Plain(stream) => Pin::new(stream).poll_write_vectored(context, bytes),
             Io::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(context, bytes),
         };
+        self.stirred(&polled);
         self.note(polled)
     }
 
@@ -147,7 +194,9 @@ impl AsyncWrite for Line {
 }
 
 impl Connected for Line {
-    type ConnectInfo = ();
+    type ConnectInfo = Guest;
 
-    fn connect_info(&self) -> Self::ConnectInfo {}
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.stay.as_ref().map(Stay::guest).unwrap_or_default()
+    }
 }

@@ -9,12 +9,14 @@
 //! - `dial`: how clients connect
 //! - `files`: reading and checking the three files
 //! - `line`: one connection, plain or TLS
+//! - `stay`: the place that an accepted connection takes, and how long it may keep it
 //! - `trouble`: what is wrong with the other side, and the way out
 
 mod accept;
 mod dial;
 mod files;
 mod line;
+mod stay;
 #[cfg(test)]
 mod tests;
 mod trouble;
@@ -25,11 +27,14 @@ use millstream_common::config::{Config, keys};
 use tokio::net::TcpListener;
 use tokio_rustls::rustls::{ClientConfig, ServerConfig};
 
+use accept::Bounds;
+
 pub use accept::Incoming;
 pub use dial::Dial;
 pub use files::Error;
 pub use line::Line;
-pub use trouble::{Flaw, Trouble};
+pub use stay::Guest;
+pub use trouble::{Flaw, Foreign, Trouble};
 
 /// The name that the certificate of every node is made for, and that both sides ask for.
 pub const NODE_NAME: &str = "millstream-node";
@@ -83,7 +88,8 @@ impl Tls {
     /// Lets nodes connect. `port` is what logs call the listener: its configuration key.
     pub fn accept(&self, listener: TcpListener, port: &'static str) -> Incoming {
         let config = self.0.as_ref().map(|material| Arc::clone(&material.server));
-        Incoming::start(listener, config, port, accept::Protocol::Grpc)
+        let bounds = Bounds::of_grpc();
+        Incoming::start(listener, config, port, accept::Protocol::Grpc, bounds)
     }
 
     /// Lets clients of HTTP connect: encrypted where TLS is on and `is_exposed`.
@@ -95,7 +101,8 @@ impl Tls {
     ) -> Incoming {
         let material = self.0.as_ref().filter(|_| is_exposed);
         let config = material.map(|material| Arc::clone(&material.http));
-        Incoming::start(listener, config, port, accept::Protocol::Http)
+        let bounds = Bounds::of_http();
+        Incoming::start(listener, config, port, accept::Protocol::Http, bounds)
     }
 }
 

@@ -24,7 +24,9 @@ use tokio_rustls::{
 };
 use tower::Service;
 
-use super::*;
+use tonic::transport::server::Connected;
+
+use super::{stay::Terms, *};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -101,6 +103,67 @@ async fn serve(tls: &Tls) -> Uri {
     format!("http://{address}").parse().expect("address")
 }
 
+/// A plain server of at most two connections that vouches for the first one alone.
+async fn serve_two() -> Uri {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = listener.local_addr().expect("address");
+    let bounds = Bounds {
+        lines: 2,
+        terms: Terms::Vouched(Duration::from_millis(100)),
+    };
+    let mut incoming = Incoming::start(
+        listener,
+        None,
+        "test.listen",
+        accept::Protocol::Grpc,
+        bounds,
+    );
+    tokio::spawn(async move {
+        let mut is_first = true;
+        loop {
+            let (mut line, _) = incoming.next_line().await;
+            if std::mem::take(&mut is_first) {
+                line.connect_info().vouch();
+            }
+            tokio::spawn(async move {
+                while let Ok(byte) = line.read_u8().await {
+                    if line.write_u8(byte + 1).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    format!("http://{address}").parse().expect("address")
+}
+
+#[tokio::test]
+async fn strangers_give_their_places_to_others() {
+    let server = serve_two().await;
+    let address = server.authority().expect("address").as_str();
+    let known = async |stream: &mut TcpStream| {
+        stream.write_u8(7).await.expect("written");
+        timeout(DEADLINE, stream.read_u8()).await.expect("in time")
+    };
+    let mut first = TcpStream::connect(address).await.expect("connects");
+    assert_eq!(known(&mut first).await.expect("answered"), 8);
+
+    // Each of them keeps its connection open, and there is one place for them all.
+    let mut strangers = Vec::new();
+    for _ in 0..4 {
+        let mut stranger = TcpStream::connect(address).await.expect("connects");
+        stranger.write_u8(7).await.expect("written");
+        strangers.push(stranger);
+    }
+    for stranger in &mut strangers {
+        let mut heard = Vec::new();
+        let ended = timeout(DEADLINE, stranger.read_to_end(&mut heard)).await;
+        // Cut, whether or not it was answered before.
+        let _ = ended.expect("in time");
+    }
+    assert_eq!(known(&mut first).await.expect("answered"), 8);
+}
+
 /// Sends a byte by way of `dial`; the answer, or what is known to be wrong.
 async fn ask(mut dial: Dial, address: &Uri) -> Result<u8, Option<Trouble>> {
     let asking = async {
@@ -139,6 +202,34 @@ async fn each_side_is_told_of_the_others_plain_text() {
     // Both live on.
     assert_eq!(ask(node.dial(), &with_tls).await, Ok(8));
     assert_eq!(ask(Tls::default().dial(), &plain).await, Ok(8));
+}
+
+#[tokio::test]
+async fn what_is_no_node_is_told_from_one() {
+    // What answers, if anything, to whoever comes.
+    let answers = async |answer: &'static [u8]| {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let address = listener.local_addr().expect("address");
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let heard = stream.read_u8().await;
+                if heard.is_ok() && stream.write_all(answer).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let server: Uri = format!("http://{address}").parse().expect("address");
+        let dial = Tls::default().dial();
+        // It hangs up, whether after an answer or not.
+        let _ = ask(dial.clone(), &server).await;
+        dial.foreign()
+    };
+    assert_eq!(
+        answers(b"HTTP/1.1 400 Bad Request\r\n\r\n").await,
+        Some(Foreign::OtherProtocol)
+    );
+    assert_eq!(answers(b"").await, Some(Foreign::HungUp));
+    assert_eq!(answers(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await, None);
 }
 
 #[tokio::test]

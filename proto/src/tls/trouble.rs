@@ -126,6 +126,19 @@ pub enum Trouble {
     TlsSpoken,
 }
 
+/// Why what answers at an address seems to be no node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Foreign {
+    /// It says what no server of HTTP/2 says.
+    #[error("what answers there is no Millstream driver: look at the address")]
+    OtherProtocol,
+    /// It closes connections without a word, as other servers do, and a driver that ends, and proxies with nothing behind them.
+    #[error(
+        "what answers there hangs up at once: look at the address if it isn't a driver that is about to start"
+    )]
+    HungUp,
+}
+
 impl Trouble {
     /// What an error of a connection means; `None` for what another try may cure.
     pub(super) fn of_io(error: &io::Error) -> Option<Self> {

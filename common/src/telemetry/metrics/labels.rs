@@ -130,7 +130,7 @@ label_words! {
 /// The label of what is counted for each query.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct QueryLabel {
-    /// The query's id.
+    /// The application's name.
     pub query: String,
 }
 
@@ -146,7 +146,7 @@ impl Labels for QueryLabel {
 /// The labels of ended batches.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct BatchLabels {
-    /// The query's id.
+    /// The application's name.
     pub query: String,
     /// How the batch ended.
     pub outcome: BatchOutcome,
@@ -159,7 +159,7 @@ impl Labels for BatchLabels {
 /// The labels of a source partition's lag.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct LagLabels {
-    /// The query's id.
+    /// The application's name.
     pub query: String,
     /// The source's id.
     pub source: String,

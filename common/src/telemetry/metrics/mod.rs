@@ -120,7 +120,8 @@ Driver and executors each serve their own at `/metrics`, in the OpenMetrics text
 that runs driver and tasks in one (`local[N]`) serves both kinds. The addresses are `driver.http` and `executor.http`;
 `metrics.enabled=false` turns them off.
 
-A histogram `NAME` is served as `NAME_bucket`, `NAME_sum` and `NAME_count`. The label `query` is the query's id.
+A histogram `NAME` is served as `NAME_bucket`, `NAME_sum` and `NAME_count`. The label `query` is the name of the
+application.
 ";
 
 /// The reference of all metrics as a Markdown page.

@@ -141,7 +141,7 @@ impl SinkDriver for KafkaSinkDriver {
         if let (Some(topic), false) = (missing.first(), self.settings.topic_create) {
             let brokers = &self.settings.brokers;
             let message = format!(
-                "topic {topic} is not there (brokers {brokers}); let the output make it with `topic.create=true`, or make it, for example with: {}",
+                "topic {topic} is not there (brokers {brokers}); let the output make it with `Producer::create_topic`, or make it, for example with: {}",
                 failures::create_command(brokers, topic)
             );
             return Err(failures::user(

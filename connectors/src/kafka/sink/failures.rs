@@ -45,8 +45,14 @@ pub(super) fn transaction_timed_out(
     Failure::new(FailureKind::Io, message).with_code("sink.transaction_timeout")
 }
 
-/// A record was refused, by the client before it was sent or by its broker.
-pub(super) fn undelivered(record: &Undelivered, max_bytes: u64, brokers: &str) -> Failure {
+/// A record was refused, by the client before it was sent or by its broker. `own_topic` was seen when the query started: a broker that doesn't know it
+/// may just have been started.
+pub(super) fn undelivered(
+    record: &Undelivered,
+    max_bytes: u64,
+    brokers: &str,
+    own_topic: Option<&str>,
+) -> Failure {
     let Undelivered { topic, code, bytes } = record;
     match code {
         Code::MessageSizeTooLarge => {
@@ -54,6 +60,13 @@ pub(super) fn undelivered(record: &Undelivered, max_bytes: u64, brokers: &str) -
                 "a record of {bytes} bytes for topic {topic} is too large: the sink sends at most message.max.bytes = {max_bytes}, and the topic takes at most its own max.message.bytes (1048588 unless changed); raise both, or write smaller records"
             );
             user(Failure::new(FailureKind::Io, message).with_code("sink.record_too_large"))
+        }
+        Code::UnknownTopicOrPartition | Code::UnknownTopic if own_topic == Some(topic.as_str()) => {
+            let message = format!(
+                "the brokers {brokers} don't know topic {topic}, which was there when the query started; if it was deleted, make it again, for example with: {}",
+                create_command(brokers, topic)
+            );
+            Failure::new(FailureKind::Io, message).with_code("kafka.unknown_topic")
         }
         Code::UnknownTopicOrPartition
         | Code::UnknownTopic
@@ -136,4 +149,34 @@ pub(super) fn broke_off(error: &tokio::task::JoinError) -> Failure {
         "a question to Kafka broke off",
         error,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_that_was_there_may_come_back_and_another_not() {
+        let told = |topic: &str, code| {
+            let record = Undelivered {
+                topic: topic.to_owned(),
+                code,
+                bytes: 1,
+            };
+            undelivered(&record, 1_000, "localhost:9092", Some("counts"))
+        };
+        for code in [Code::UnknownTopicOrPartition, Code::UnknownTopic] {
+            let own = told("counts", code);
+            assert_ne!(own.retry, Retry::Never, "{own}");
+            assert_eq!(own.code, "kafka.unknown_topic");
+            let other = told("cuonts", code);
+            assert_eq!(other.retry, Retry::Never, "{other}");
+            assert_eq!(other.fault, Fault::User);
+        }
+        assert_eq!(
+            told("counts", Code::UnknownPartition).retry,
+            Retry::Never,
+            "a record named a partition that the topic never had"
+        );
+    }
 }

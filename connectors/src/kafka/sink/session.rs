@@ -429,6 +429,7 @@ impl Session {
             record,
             self.settings.max_message_bytes(),
             &self.settings.brokers,
+            self.settings.topic.as_deref(),
         )
     }
 }

@@ -108,6 +108,29 @@ impl Storage {
         Ok(Some(raw))
     }
 
+    /// Why a query really ended: of a driver that was superseded anything may fail, as its successor works on the same files and topics. `ours` is 0
+    /// before a claim.
+    pub(super) async fn cause_of(&self, error: QueryError, ours: Epoch) -> QueryError {
+        let may_follow = matches!(
+            error,
+            QueryError::Batch { .. } | QueryError::Source { .. } | QueryError::Output { .. }
+        );
+        if !may_follow || ours == Epoch::default() {
+            return error;
+        }
+        match self.highest_epoch().await {
+            Ok(by) if by > ours => {
+                tracing::warn!(%error, "failed after another driver had taken over");
+                QueryError::Superseded { ours, by }
+            }
+            Ok(_) => error,
+            Err(failure) => {
+                tracing::debug!(%failure, "could not see whether another driver has taken over");
+                error
+            }
+        }
+    }
+
     pub(super) async fn highest_epoch(&self) -> Result<Epoch, StoreFailure> {
         let names = self.list(entries::EPOCHS).await?;
         let epochs = names.iter().filter_map(|name| match Name::parse(name) {
@@ -117,7 +140,7 @@ impl Storage {
         Ok(epochs.max().unwrap_or_default())
     }
 
-    /// Puts an entry. When the outcome isn't known it is read back: these bytes are ours, as they carry a nonce.
+    /// Puts an entry. When the outcome isn't known it is put again: the same bytes are ours, as they carry a nonce.
     pub(super) async fn put(&self, name: &str, bytes: Bytes) -> Result<PutResult, StoreFailure> {
         let (kind, number) = kind_and_number(name);
         failpoint!("driver.put.before", kind = kind, number = number);
@@ -129,17 +152,17 @@ impl Storage {
     async fn put_until_known(&self, name: &str, bytes: Bytes) -> Result<PutResult, StoreFailure> {
         let mut tries = 0;
         loop {
-            let error = match self.store.put_if_absent(name, bytes.clone()).await {
+            let mut outcome = self.store.put_if_absent(name, bytes.clone()).await;
+            if outcome.is_err() && matches!(self.store.get(name).await, Ok(Some(_))) {
+                // It is there, which doesn't say that a power cut leaves it there. A put that succeeds does.
+                outcome = self.store.put_if_absent(name, bytes.clone()).await;
+            }
+            let error = match outcome {
                 Ok(PutOutcome::Won) => return Ok(PutResult::Won),
                 Ok(PutOutcome::Lost(found)) if found == bytes => return Ok(PutResult::Won),
                 Ok(PutOutcome::Lost(found)) => return Ok(PutResult::Lost(found)),
                 Err(error) => error,
             };
-            match self.store.get(name).await {
-                Ok(Some(found)) if found == bytes => return Ok(PutResult::Won),
-                Ok(Some(found)) => return Ok(PutResult::Lost(found)),
-                Ok(None) | Err(_) => {}
-            }
             tries += 1;
             self.pause_or_fail(tries, "put", name, &error).await?;
         }
@@ -212,5 +235,113 @@ pub(super) fn failure(
     StoreFailure {
         what: format!("{what} {name} in {}", store.location()),
         reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use millstream_common::{
+        failure::{Failure, FailureKind},
+        ids::BatchId,
+        log_store::MemoryLogStore,
+        time::ManualClock,
+    };
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    /// A store that keeps what is put, but whose first puts fail: their bytes are seen, and may not be there after a power cut.
+    #[derive(Debug)]
+    struct Unsynced {
+        inner: MemoryLogStore,
+        failures: Mutex<u32>,
+    }
+
+    #[async_trait]
+    impl LogStore for Unsynced {
+        async fn put_if_absent(
+            &self,
+            name: &str,
+            bytes: Bytes,
+        ) -> Result<PutOutcome, log_store::Error> {
+            let outcome = self.inner.put_if_absent(name, bytes).await;
+            let mut failures = self.failures.lock();
+            if *failures > 0 {
+                *failures -= 1;
+                return Err(log_store::Error::Io {
+                    action: "sync the folder",
+                    path: name.into(),
+                    advice: "see to the disk",
+                    source: std::io::Error::from_raw_os_error(5),
+                });
+            }
+            outcome
+        }
+
+        async fn get(&self, name: &str) -> Result<Option<Bytes>, log_store::Error> {
+            self.inner.get(name).await
+        }
+
+        async fn list(&self, prefix: &str) -> Result<Vec<String>, log_store::Error> {
+            self.inner.list(prefix).await
+        }
+
+        async fn delete(&self, name: &str) -> Result<(), log_store::Error> {
+            self.inner.delete(name).await
+        }
+
+        fn location(&self) -> String {
+            "unsynced".to_owned()
+        }
+    }
+
+    fn storage(failures: u32) -> Storage {
+        Storage {
+            store: Arc::new(Unsynced {
+                inner: MemoryLogStore::new(),
+                failures: Mutex::new(failures),
+            }),
+            clock: Arc::new(ManualClock::new(0)),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_put_that_can_be_read_back_counts_only_once_a_put_succeeded() {
+        let name = Name::Commit(BatchId(0)).to_string();
+        let entry = || Bytes::from_static(b"ours");
+        let put = storage(1).put(&name, entry()).await;
+        assert!(matches!(put, Ok(PutResult::Won)), "{put:?}");
+        let put = storage(2).put(&name, entry()).await;
+        let failure = put.expect_err("neither put succeeded");
+        assert!(failure.to_string().contains("sync the folder"), "{failure}");
+    }
+
+    #[tokio::test]
+    async fn what_fails_after_a_take_over_is_told_as_the_take_over() {
+        let storage = storage(0);
+        let failed = || QueryError::Batch {
+            batch: BatchId(3),
+            failure: Box::new(Failure::new(FailureKind::Io, "it is not of this query")),
+        };
+        for epoch in [1, 2] {
+            let name = Name::Epoch(Epoch(epoch)).to_string();
+            let put = storage.put(&name, Bytes::from_static(b"claim")).await;
+            assert!(matches!(put, Ok(PutResult::Won)), "{put:?}");
+        }
+        let ours = Epoch(1);
+        let by = Epoch(2);
+        assert_eq!(
+            storage.cause_of(failed(), ours).await,
+            QueryError::Superseded { ours, by }
+        );
+        assert_eq!(storage.cause_of(failed(), by).await, failed());
+        assert_eq!(
+            storage.cause_of(failed(), Epoch::default()).await,
+            failed(),
+            "this driver has claimed nothing yet"
+        );
+        let internal = QueryError::Internal("a part is gone".to_owned());
+        assert_eq!(storage.cause_of(internal.clone(), ours).await, internal);
     }
 }

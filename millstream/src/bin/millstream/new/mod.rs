@@ -21,7 +21,7 @@ use self::templates::{Origin, Values};
 pub struct NewArgs {
     /// Name of the crate and of its folder: small letters, digits, - and _
     name: String,
-    /// A checkout of Millstream that the crate is built with; without it the release of this program's version
+    /// A checkout of Millstream that the crate is built with; without it the crate needs the release of this program's version on crates.io
     #[arg(long, value_name = "CHECKOUT")]
     path: Option<PathBuf>,
 }
@@ -75,6 +75,13 @@ pub fn run(args: &NewArgs) -> Result<(), Error> {
         "Wrote a crate to {0}. Try:\n  cd {0}\n  cargo test\n  cargo run -- --help\nIts README.md has more.",
         folder.display()
     );
+    if args.path.is_none() {
+        let _ = writeln!(
+            io::stdout(),
+            "It is built with millstream {version} of crates.io. Where that release isn't there, make it with `--path CHECKOUT` instead.",
+            version = env!("CARGO_PKG_VERSION")
+        );
+    }
     Ok(())
 }
 
