@@ -591,6 +591,7 @@ mod tests {
             for split in splits_of(&file, split_size) {
                 prop_assert_eq!(split.start, at);
                 prop_assert!(split.end > split.start);
+                prop_assert!(split.end - split.start <= split_size.max(1) + split_size / 10);
                 at = split.end;
             }
             prop_assert_eq!(at, size);

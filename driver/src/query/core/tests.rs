@@ -241,7 +241,9 @@ fn batches_that_wait_keep_their_own_splits_and_the_bound_makes_planning_wait() {
     for _ in 0..5 {
         world.numbers += 1;
         world.advance(INTERVAL);
-        driver.fire_timer(&world);
+        // Not only when it wished to be woken: whatever else happens, nothing is planned while there is no room.
+        let wall_millis = world.wall_millis;
+        driver.tell(&world, Event::Timer { wall_millis });
         for source in 0..2 {
             driver.do_source(&world, source);
         }

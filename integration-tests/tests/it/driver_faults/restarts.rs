@@ -23,11 +23,22 @@ fn kill_and_restart(name: &str, point: &str, executors: i32) {
 
 /// The same with a job of any place.
 pub(crate) fn kill_and_restart_job(job: &WordJob, point: &str, executors: i32) {
+    kill_and_restart_after(job, point, executors, || {});
+}
+
+/// The same, with the kill after what `before` waits for.
+pub(crate) fn kill_and_restart_after(
+    job: &WordJob,
+    point: &str,
+    executors: i32,
+    before: impl FnOnce(),
+) {
     job.send(60);
     let application = in_small_batches(job).failpoint(&format!("{point}=pause"));
     let mut cluster = application.start(2).unwrap();
     let short = point.split('@').next().unwrap();
     assert_eq!(cluster.wait_failpoint(short).unwrap(), Reached::Driver);
+    before();
     cluster.driver.process.kill().unwrap();
     job.send(30);
     for _ in 0..executors {
