@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     fs,
-    net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
@@ -18,6 +17,7 @@ use serde_json::Value;
 use crate::{
     Error,
     certificates::Files,
+    ports,
     process::{self, ChildProcess},
     wait,
 };
@@ -55,11 +55,7 @@ impl Application {
     /// An application of `program` that keeps its logs and failpoints in `folder`. Its driver runs as `--master cluster` on a port of its own, so that
     /// a restarted one is found again.
     pub fn new(program: impl Into<PathBuf>, folder: &Path) -> Result<Self, Error> {
-        let free = TcpListener::bind("127.0.0.1:0").map_err(Error::io("find a free port"))?;
-        let port = free
-            .local_addr()
-            .map_err(Error::io("find a free port"))?
-            .port();
+        let [port] = ports::free()?;
         let failpoints = folder.join("failpoints");
         fs::create_dir_all(&failpoints)
             .map_err(Error::io(format!("create {}", failpoints.display())))?;

@@ -13,6 +13,7 @@
 //! - [`installed`]: where the parts that `setup.sh` installs are.
 //! - [`kafka`]: a Kafka broker's whole life, and a client that fills and reads topics.
 //! - [`minio`]: an object store, and a client of it.
+//! - [`ports`]: ports for servers that are started later, or again.
 //! - [`process`]: child processes that can't outlive the test, with their output captured.
 //! - [`proxy`]: a TCP proxy that cuts or stalls the connections through it.
 //! - [`rows`]: rows made from their number alone, for jobs over gigabytes.
@@ -26,6 +27,7 @@ pub mod http_proxy;
 pub mod installed;
 pub mod kafka;
 pub mod minio;
+pub mod ports;
 pub mod process;
 pub mod proxy;
 pub mod rows;

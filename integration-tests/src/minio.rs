@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,14 +12,13 @@ use millstream_common::s3::Bucket;
 use millstream_common::time::SystemClock;
 use object_store::aws::AmazonS3Builder;
 use parking_lot::Mutex;
-use rand::Rng;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use crate::cluster::{self, Application};
 use crate::process::{ChildProcess, SpawnOptions};
 use crate::wait::wait_for;
-use crate::{Error, installed};
+use crate::{Error, installed, ports};
 
 /// The bucket that is there.
 pub const BUCKET: &str = "tests";
@@ -31,8 +30,6 @@ pub const PASSWORD: &str = "tests-password";
 const START_LIMIT: Duration = Duration::from_secs(120);
 /// How often a start is tried anew, on another port, when the server ends at once.
 const ATTEMPTS: u32 = 3;
-/// Below the range that the system gives to outgoing connections.
-const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
 /// A running server; killed when it is dropped, and when the test process ends.
 #[derive(Debug)]
@@ -80,7 +77,8 @@ impl Minio {
         let data = folder.path().join("data");
         // A folder of the data directory is a bucket.
         fs::create_dir_all(data.join(BUCKET)).map_err(Error::io("make a bucket for MinIO"))?;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+        let [port] = ports::free()?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut command = Command::new(installed::minio()?);
         command
             .args(["server", "--quiet", "--anonymous", "--address"])
@@ -201,18 +199,4 @@ impl Minio {
 
 fn failed(error: millstream_common::s3::Error) -> Error {
     Error::Misuse(error.to_string())
-}
-
-fn free_port() -> Result<u16, Error> {
-    let mut random = rand::rng();
-    for _ in 0..1_000 {
-        let port = random.random_range(PORTS);
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return Ok(port);
-        }
-    }
-    Err(Error::Misuse(format!(
-        "no free port between {} and {}",
-        PORTS.start, PORTS.end
-    )))
 }

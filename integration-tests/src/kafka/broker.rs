@@ -1,29 +1,26 @@
 //! One Kafka node in KRaft mode, from the format of its data directory to its end.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rand::Rng;
 use tempfile::TempDir;
 
 use super::KafkaClient;
 use crate::process::{ChildProcess, Signal, SpawnOptions};
 use crate::proxy::TcpProxy;
 use crate::wait::wait_for;
-use crate::{Error, installed};
+use crate::{Error, installed, ports};
 
 /// Java needs seconds, and many of them while other tests use the processors.
 const START_LIMIT: Duration = Duration::from_secs(120);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 /// How often a start is tried anew, on other ports, when the broker ends at once.
 const ATTEMPTS: u32 = 3;
-/// Below the range that the system gives to outgoing connections, so that none takes a stopped broker's port.
-const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
 /// Small and quick to start rather than fast.
 const JVM_FLAGS: [&str; 6] = [
@@ -205,7 +202,7 @@ impl KafkaBroker {
             .prefix("millstream-kafka-")
             .tempdir()
             .map_err(Error::io("make a data directory for Kafka"))?;
-        let [direct, controller, proxied] = free_ports()?;
+        let [direct, controller, proxied] = ports::free()?;
         let proxy = if options.proxied {
             Some(TcpProxy::start(SocketAddr::from((
                 Ipv4Addr::LOCALHOST,
@@ -334,26 +331,6 @@ fn cluster_id() -> String {
     }
     id.push(char::from(ALPHABET[((bits % 4) * 16) as usize]));
     id
-}
-
-/// Three different ports on which nothing listens.
-fn free_ports() -> Result<[u16; 3], Error> {
-    let mut held = Vec::new();
-    let mut random = rand::rng();
-    for _ in 0..1_000 {
-        let port = random.random_range(PORTS);
-        // Holding the socket keeps this loop from choosing the port again.
-        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-            held.push((port, listener));
-        }
-        if let [(first, _), (second, _), (third, _)] = held[..] {
-            return Ok([first, second, third]);
-        }
-    }
-    Err(Error::Misuse(format!(
-        "no three free ports between {} and {}",
-        PORTS.start, PORTS.end
-    )))
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Error> {
