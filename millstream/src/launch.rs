@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     io::{BufRead, Read},
+    net::SocketAddr,
     path::Path,
     process::ExitCode,
     sync::{Arc, mpsc},
@@ -16,12 +17,14 @@ use millstream_common::{
     telemetry::logging,
     time::{Clock, SystemClock},
 };
+use millstream_driver::cluster::ClusterHandle;
 use millstream_dstreams::{CompileOptions, Master, Running, Side, StreamingContext};
 use millstream_executor::{
     Executor, ExitReason, Options, ProgramsFactory, host_name, transport::GrpcLink,
 };
 use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -33,7 +36,7 @@ use crate::{
     signals::Signals,
 };
 
-const EXIT_UNCOMMITTED: u8 = 4;
+pub(crate) const EXIT_UNCOMMITTED: u8 = 4;
 
 type Job<A> = dyn Fn(&StreamingContext, A) -> Result<()> + Send + Sync;
 type BeforeStart<A> = dyn FnOnce(&mut A, &mut Settings) -> Result<()>;
@@ -276,7 +279,7 @@ where
     }
 }
 
-async fn run_executor(
+pub(crate) async fn run_executor(
     executor: Executor,
     orphaned: Option<tokio::sync::oneshot::Receiver<()>>,
 ) -> Result<ExitReason> {
@@ -311,7 +314,7 @@ fn job_failed(error: &Error) -> Failure {
     .with_retry(Retry::Never)
 }
 
-fn start_logging(config: &Config) -> Result<()> {
+pub(crate) fn start_logging(config: &Config) -> Result<()> {
     match logging::init(config.get(keys::LOG_FORMAT)) {
         Ok(()) => Ok(()),
         Err(error) => Err(Error::usage(error.to_string())),
@@ -319,7 +322,7 @@ fn start_logging(config: &Config) -> Result<()> {
 }
 
 /// Executors of `local-cluster` get a secret of their own where none is set.
-fn with_secret(config: Config, master: Master) -> Result<Config> {
+pub(crate) fn with_secret(config: Config, master: Master) -> Result<Config> {
     if !matches!(master, Master::LocalCluster { .. }) {
         return Ok(config);
     }
@@ -335,10 +338,20 @@ fn with_secret(config: Config, master: Master) -> Result<Config> {
 }
 
 fn start_children(running: &Running, master: Master, config: &Config) -> Result<Option<Children>> {
+    let driver = (running.address(), running.cluster());
+    start_children_of(driver, running.runtime()?, master, config)
+}
+
+pub(crate) fn start_children_of(
+    (address, cluster): (Option<SocketAddr>, &ClusterHandle),
+    runtime: &Runtime,
+    master: Master,
+    config: &Config,
+) -> Result<Option<Children>> {
     let Master::LocalCluster { executors, cores } = master else {
         return Ok(None);
     };
-    let Some(address) = running.address() else {
+    let Some(address) = address else {
         return Err(Error::usage("the driver has no address for its executors"));
     };
     let orders = Orders {
@@ -352,12 +365,12 @@ fn start_children(running: &Running, master: Master, config: &Config) -> Result<
             .map(|token| token.expose().to_owned()),
         config: serde_json::to_value(config).map_err(Error::other)?,
     };
-    let _inside = running.runtime()?.enter();
+    let _inside = runtime.enter();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let children = Children::start(
         executors,
         &orders,
-        running.cluster().clone(),
+        cluster.clone(),
         clock,
         host_name(),
         config.get(keys::STOP_TIMEOUT),
@@ -384,7 +397,7 @@ impl Orders {
 }
 
 /// Reads the orders, then watches for the input's end, which means that the driver is gone.
-fn take_orders() -> Result<(Orders, Option<tokio::sync::oneshot::Receiver<()>>)> {
+pub(crate) fn take_orders() -> Result<(Orders, Option<tokio::sync::oneshot::Receiver<()>>)> {
     let (first, line) = mpsc::sync_channel(1);
     let (gone, orphaned) = tokio::sync::oneshot::channel();
     std::thread::Builder::new()
@@ -429,7 +442,7 @@ fn watch_signals(running: &Arc<Running>) -> Result<()> {
     Ok(())
 }
 
-fn write_ready(path: &Path, ready: &Ready) -> Result<()> {
+pub(crate) fn write_ready(path: &Path, ready: &Ready) -> Result<()> {
     let mut line = serde_json::to_vec(ready).map_err(Error::other)?;
     line.push(b'\n');
     let unfinished = path.with_extension("tmp");
@@ -438,7 +451,7 @@ fn write_ready(path: &Path, ready: &Ready) -> Result<()> {
     Ok(())
 }
 
-fn fail(error: &Error) -> ExitCode {
+pub(crate) fn fail(error: &Error) -> ExitCode {
     tracing::error!(code = error.code(), "{error}");
     eprintln!("error: {error}");
     ExitCode::from(error.exit_code())

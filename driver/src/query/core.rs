@@ -43,6 +43,7 @@ use super::{
     error::{QueryError, Stopped},
     event::{Action, CoreOptions, Event, Life, Note, PutResult, QueryNews},
     progress::QueryStatus,
+    state::StateVersions,
 };
 
 /// The state machine. See the [module](self) for what it does.
@@ -64,6 +65,7 @@ pub struct QueryCore {
     current: Option<Batch>,
     guard: Guard,
     purge: Purge,
+    state: StateVersions,
     waits_for_executor: bool,
     wake_at: Option<Tick>,
     status: QueryStatus,
@@ -111,6 +113,7 @@ impl QueryCore {
             input,
             current: None,
             guard: Guard::default(),
+            state: StateVersions::default(),
             waits_for_executor: false,
             wake_at: None,
             status: QueryStatus::default(),
@@ -415,6 +418,7 @@ impl QueryCore {
                 .input
                 .failing_source()
                 .and_then(|source| self.options.sources.get(source).cloned()),
+            empty_looks: self.input.empty_looks(),
         };
         if status != self.status {
             self.status = status.clone();

@@ -1,12 +1,15 @@
 //! What goes into the query's state machine and what comes out of it.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use millstream_common::{
     failure::Failure,
     ids::{BatchId, Epoch, ExecutorId, OutputIndex, QueryId, SourceId, TaskId},
-    protocol::SinkCommit,
+    protocol::{SinkCommit, Watermarks},
     time::{BatchTime, Tick},
 };
 use millstream_connectors::source::{PlanRequest, PlannedInput, SourceHistory, Split};
@@ -18,6 +21,7 @@ use super::{
     error::{QueryError, Stopped, StoreFailure},
     progress::{BatchProgress, QueryStatus},
     rate::RateOptions,
+    state::StateFiles,
 };
 use crate::{
     output::PartitionResult,
@@ -367,6 +371,10 @@ pub enum Action {
         batch: BatchRef,
         /// Splits, by source.
         splits: Vec<Vec<Split>>,
+        /// What state partitions go on from.
+        state: Arc<StateFiles>,
+        /// Event-time watermarks.
+        watermarks: Watermarks,
         /// It may have run before.
         rerun: bool,
     },
@@ -429,6 +437,15 @@ pub enum Action {
     Sweep {
         /// The batch.
         batch: BatchRef,
+    },
+    /// Delete state files that no retained commit lists, of batches up to this one and of epochs up to ours. Best effort, again with the next purge.
+    SweepState {
+        /// What retained commits list.
+        reached: BTreeSet<String>,
+        /// The newest committed batch.
+        through: BatchId,
+        /// Our epoch.
+        epoch: Epoch,
     },
     /// Send [`Event::Timer`] at this time; replaces an earlier wish.
     WakeAt(Tick),

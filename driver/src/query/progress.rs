@@ -73,6 +73,8 @@ pub struct QueryStatus {
     pub waits_for_executor: bool,
     /// The source that can't plan, by its stable id.
     pub waits_for_source: Option<String>,
+    /// How often the sources were asked while nothing ran, back to back, and had nothing new.
+    pub empty_looks: u64,
 }
 
 /// The newest batches, oldest first.

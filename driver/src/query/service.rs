@@ -12,6 +12,7 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use millstream_common::{
     ids::{Epoch, OutputIndex, QueryId, SourceId},
     log_store::{self, LogStore},
@@ -80,6 +81,8 @@ pub struct QueryOptions {
     pub rate: Option<RateOptions>,
     /// The checkpoint's folder, where executors must share it.
     pub checkpoint_folder: Option<PathBuf>,
+    /// What executors need to run it, where that isn't part of the application's graph.
+    pub program: Option<Bytes>,
 }
 
 /// What a query works with.
@@ -113,6 +116,7 @@ pub struct QueryService {
     blocks: BlockReaders,
     max_queued: usize,
     checkpoint_folder: Option<PathBuf>,
+    program: Option<Bytes>,
     desk: Desk,
 }
 
@@ -178,6 +182,7 @@ impl QueryService {
             blocks: parts.blocks,
             max_queued: options.max_queued,
             checkpoint_folder: options.checkpoint_folder,
+            program: options.program,
             desk,
             plan: options.plan,
         };
@@ -215,6 +220,7 @@ impl QueryService {
             outbox: VecDeque::new(),
             blocks: self.blocks,
             checkpoint_folder: self.checkpoint_folder,
+            program: self.program,
             shared_files: Arc::default(),
             desk: self.desk,
             span,
@@ -243,6 +249,7 @@ struct Running {
     outbox: VecDeque<message::Event>,
     blocks: BlockReaders,
     checkpoint_folder: Option<PathBuf>,
+    program: Option<Bytes>,
     shared_files: Arc<parking_lot::Mutex<SharedFiles>>,
     desk: Desk,
     span: tracing::Span,

@@ -515,6 +515,11 @@ impl Batch {
                 total.output_rows += counts.output_rows;
                 total.spilled_bytes += counts.spilled_bytes;
                 summary.state.extend(winner.output.state.iter().cloned());
+                for (operator, time) in &winner.output.event_time_maxima {
+                    let maximum = summary.event_time_maxima.entry(operator.clone());
+                    let maximum = maximum.or_insert(*time);
+                    *maximum = (*maximum).max(*time);
+                }
             }
             summary.tasks += u64::from(of_stage.tasks);
             summary.stages.push(of_stage);

@@ -52,6 +52,7 @@ impl From<TaskOutput> for pb::TaskOutput {
             result: output.result,
             sink: output.sink.map(Into::into),
             state: wire_all(output.state),
+            event_time_maxima: output.event_time_maxima.into_iter().collect(),
             counts: Some(output.counts.into()),
         }
     }
@@ -71,6 +72,7 @@ impl TryFrom<pb::TaskOutput> for TaskOutput {
             result: output.result,
             sink: output.sink.map(TryInto::try_into).transpose()?,
             state: wire_all(output.state),
+            event_time_maxima: output.event_time_maxima.into_iter().collect(),
             counts: require(output.counts, "TaskOutput", "counts")?.into(),
         })
     }

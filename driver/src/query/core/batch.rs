@@ -3,7 +3,7 @@
 use millstream_common::{
     failure::{Failure, FailureKind},
     ids::{BatchId, OutputIndex},
-    protocol::SinkCommit,
+    protocol::{SinkCommit, StateFile, Watermarks},
     time::Tick,
 };
 use serde_json::Value;
@@ -49,6 +49,8 @@ pub(super) struct Batch {
     delay_millis: f64,
     winners: Vec<Vec<SinkCommit>>,
     summary: BatchSummary,
+    /// The whole state after it.
+    state: Vec<StateFile>,
 }
 
 impl Batch {
@@ -105,6 +107,7 @@ impl Batch {
             delay_millis: delay as f64,
             winners: vec![Vec::new(); outputs],
             summary: BatchSummary::default(),
+            state: Vec::new(),
             offsets,
         }
     }
@@ -130,6 +133,8 @@ impl QueryCore {
         self.actions.push(Action::Run {
             batch: reference(&batch.offsets),
             splits: inputs.map(|input| input.splits.clone()).collect(),
+            state: self.state.current(),
+            watermarks: Watermarks::default(),
             rerun: batch.rerun,
         });
         batch.step = Step::Running;
@@ -236,11 +241,12 @@ impl QueryCore {
             author,
             batch,
             outputs: outputs.collect(),
-            state: summary.state.clone(),
+            state: self.state.after(&summary.state),
             event_time_maxima: Default::default(),
             next_watermarks: Default::default(),
             no_data_batch_due: false,
         };
+        current.state = commit.state.clone();
         current.summary = summary;
         current.step = Step::Committing;
         self.put(Name::Commit(batch), &commit)
@@ -251,6 +257,10 @@ impl QueryCore {
             return Ok(());
         }
         self.actions.push(Action::Release { batch });
+        if let Some(current) = &mut self.current {
+            let state = std::mem::take(&mut current.state);
+            self.state.committed(batch, &state);
+        }
         if self.publishes() {
             if let Some(current) = &mut self.current {
                 current.step = Step::Publishing;

@@ -39,6 +39,7 @@ pub(super) struct Input {
     poll_at: Option<Tick>,
     full_noted: bool,
     stopping: bool,
+    empty_looks: u64,
     pub(super) rates: Vec<Option<RateController>>,
 }
 
@@ -80,6 +81,7 @@ impl Input {
             poll_at: None,
             full_noted: false,
             stopping: false,
+            empty_looks: 0,
             rates: rates.collect(),
         }
     }
@@ -101,6 +103,10 @@ impl Input {
         self.queue.clear();
         self.poll_at = None;
         self.full_noted = false;
+    }
+
+    pub(super) fn empty_looks(&self) -> u64 {
+        self.empty_looks
     }
 
     pub(super) fn queued(&self) -> usize {
@@ -294,6 +300,7 @@ impl QueryCore {
         let back_to_back = self.options.interval_millis == 0;
         if back_to_back && is_empty {
             self.input.poll_at = Some(now.after(POLL_EVERY));
+            self.input.empty_looks += 1;
             return;
         }
         self.input.next = planning.batch.next();

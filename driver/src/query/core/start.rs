@@ -357,6 +357,8 @@ impl QueryCore {
             }
         }
         self.purge.begin(recovered.oldest, recovered.seen);
+        self.state = recovered.state;
+        self.sweep_state();
         if !recovered.strays.is_empty() {
             self.actions.push(Action::Noted(Note::Strays {
                 names: recovered.strays.clone(),

@@ -285,6 +285,7 @@ impl World {
             retained_batches: 5,
             rate: None,
             checkpoint_folder: None,
+            program: None,
         };
         let parts = QueryParts {
             store,

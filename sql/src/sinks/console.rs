@@ -1,0 +1,50 @@
+//! Results printed by the driver, as Spark's console sink prints them.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use jiff::tz::TimeZone;
+use millstream_common::failure::Failure;
+use millstream_driver::output::{BatchInfo, BlockReader, OutputDriver, PartitionResult};
+use millstream_dstreams::Console;
+
+use crate::{
+    error::task_failure,
+    ipc,
+    show::{self, Shown},
+};
+
+const RULE: &str = "-------------------------------------------";
+
+pub(super) struct ConsoleOutput {
+    pub(super) schema: SchemaRef,
+    pub(super) shown: Shown,
+    pub(super) console: Console,
+    pub(super) zone: TimeZone,
+}
+
+#[async_trait]
+impl OutputDriver for ConsoleOutput {
+    async fn complete(
+        &self,
+        batch: BatchInfo,
+        results: &[PartitionResult],
+        _blocks: Arc<dyn BlockReader>,
+    ) -> Result<(), Failure> {
+        let mut batches = Vec::new();
+        for result in results.iter().filter_map(|result| result.result.as_ref()) {
+            batches.extend(ipc::read(result).map_err(task_failure)?.1);
+        }
+        let names: Vec<&str> = self
+            .schema
+            .fields()
+            .iter()
+            .map(|field| field.name().as_str())
+            .collect();
+        let table = show::table(&names, &batches, self.shown, &self.zone).map_err(task_failure)?;
+        let number = batch.batch;
+        self.console
+            .write(&format!("{RULE}\nBatch: {number}\n{RULE}\n{table}\n"))
+    }
+}
