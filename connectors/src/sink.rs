@@ -109,8 +109,17 @@ pub struct SinkStart {
     pub output: String,
     /// The next batch to run.
     pub next: BatchId,
-    /// Where `next` was begun before and not committed: the build that began it.
-    pub interrupted_build: Option<String>,
+    /// Where `next` was begun before and not committed.
+    pub interrupted: Option<Interrupted>,
+}
+
+/// A batch that was begun and not committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interrupted {
+    /// The build that began it.
+    pub build: String,
+    /// How many sink partitions the output has in it.
+    pub partitions: u32,
 }
 
 /// The driver half of a sink.

@@ -103,6 +103,52 @@ impl Plan {
         (0u32..).map(StageId).zip(&self.stages)
     }
 
+    /// How many tasks feed an output in a batch in which the sources give so many splits each; 0 for an output that isn't there.
+    pub fn output_partitions(&self, output: OutputIndex, splits: &[usize]) -> u32 {
+        let known = usize::try_from(output.0)
+            .ok()
+            .and_then(|index| self.outputs.get(index));
+        known.map_or(0, |output| self.partitions(output.stage, splits))
+    }
+
+    fn partitions(&self, stage: StageId, splits: &[usize]) -> u32 {
+        let Some(stage) = self.stage(stage) else {
+            return 0;
+        };
+        let of_branch = |branch: &Branch| match branch {
+            Branch::Source(source) => {
+                let splits = usize::try_from(source.0)
+                    .ok()
+                    .and_then(|index| splits.get(index));
+                splits.map_or(0, |splits| u32::try_from(*splits).unwrap_or(u32::MAX))
+            }
+            // All exchanges of a branch have as many partitions.
+            Branch::Exchanges(exchanges) => exchanges
+                .first()
+                .map_or(0, |exchange| self.exchange_partitions(*exchange, splits)),
+        };
+        stage
+            .branches
+            .iter()
+            .map(of_branch)
+            .fold(0, u32::saturating_add)
+    }
+
+    fn exchange_partitions(&self, exchange: ExchangeRef, splits: &[usize]) -> u32 {
+        let index = usize::try_from(exchange.exchange).ok();
+        let kind = self
+            .stage(exchange.stage)
+            .zip(index)
+            .and_then(|(stage, index)| stage.exchanges.get(index));
+        match kind {
+            None => 0,
+            Some(Exchange::Hash(count) | Exchange::RoundRobin(count)) => *count,
+            Some(Exchange::Gather) => 1,
+            // A stage's exchanges lead to later stages only.
+            Some(Exchange::Keep) => self.partitions(exchange.stage, splits),
+        }
+    }
+
     /// What driver and executors must agree on: the whole graph and the build that made it.
     pub fn session_fingerprint(&self, build_id: &str) -> String {
         let graph = hash_json(self);

@@ -28,7 +28,7 @@ struct Args {
     /// Kafka topic
     #[arg(long, default_value = "lines")]
     topic: String,
-    /// Where to begin in the topic: earliest, latest, or offsets by topic and partition such as {"lines":{"0":42}}
+    /// Where to begin in the topic: earliest, latest, or offsets by topic and partition such as {"lines":{"0":42}}; partitions not named begin at latest
     #[arg(long, default_value = "latest", value_name = "OFFSETS")]
     starting_offsets: String,
     /// Folder in which text files appear

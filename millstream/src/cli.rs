@@ -118,7 +118,7 @@ Examples:
   PROGRAM ...                                             driver and task slots in one process
   PROGRAM --master 'local-cluster[3,2]' ...               a driver and 3 executor processes of 2 slots
   PROGRAM --master cluster --listen 0.0.0.0:7077 ...      a driver; executors come to it
-  PROGRAM executor --driver http://driver:7077 --cores 4  such an executor
+  PROGRAM executor --driver driver:7077 --cores 4         such an executor
 
 Results go to standard output, logs to standard error (MILLSTREAM_LOG=debug for more). SIGINT and SIGTERM finish the queued batches and
 commit; a second one stops at once. Exit codes: 0 all committed, 1 failed, 2 bad arguments or configuration, 3 superseded by another

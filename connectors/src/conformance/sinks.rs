@@ -132,7 +132,7 @@ pub async fn check_sink<S: SinkUnderTest>(sink: &S) -> Result<(), Violation> {
         query,
         output: "out".to_owned(),
         next: BatchId(next),
-        interrupted_build: None,
+        interrupted: None,
     };
     during("check", driver.check(&start(0)).await)?;
 

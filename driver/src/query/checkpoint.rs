@@ -66,6 +66,18 @@ pub enum CheckpointError {
         /// What differs, a line each.
         differences: Vec<String>,
     },
+    /// A source is declared where another one was, and entries name sources by their place.
+    #[error(
+        "source `{now}` stands where source `{was}` stood when the checkpoint was made, and would go on from what that one took: restore the order of the declarations, or start with a new checkpoint folder"
+    )]
+    SourceMoved {
+        /// The place, from 0.
+        position: usize,
+        /// Stable id of the source that the entries tell of.
+        was: String,
+        /// Stable id of the source that is there now.
+        now: String,
+    },
     /// Entries that must be there are not.
     #[error(
         "the checkpoint is incomplete: {missing} is missing, though {because}; restore it from a backup, or start with a new checkpoint folder"
@@ -143,11 +155,11 @@ pub struct Recovered {
     pub seen: Vec<Vec<BatchId>>,
 }
 
-/// Derives where a query with `sources` sources stands. Pure: the same entries give the same state, however often it is asked.
+/// Derives where a query stands whose sources have these stable ids, in order. Pure: the same entries give the same state, however often it is asked.
 ///
 /// # Errors
-/// When the entries can't have come about by what drivers do.
-pub fn recover(raw: &RawCheckpoint, sources: usize) -> Result<Recovered, CheckpointError> {
+/// When the entries can't have come about by what drivers do, or tell of sources in another order.
+pub fn recover(raw: &RawCheckpoint, sources: &[String]) -> Result<Recovered, CheckpointError> {
     let parsed = Parsed::read(raw)?;
     let metadata = parsed.metadata.clone();
     if metadata.is_none()
@@ -160,7 +172,7 @@ pub fn recover(raw: &RawCheckpoint, sources: usize) -> Result<Recovered, Checkpo
     }
     let run = Run::of(&parsed)?;
     let histories = histories(&parsed, &run, sources)?;
-    let mut seen = vec![Vec::new(); sources];
+    let mut seen = vec![Vec::new(); sources.len()];
     for (source, batch) in parsed.seen.keys() {
         if let Some(list) = index(*source).and_then(|index| seen.get_mut(index)) {
             list.push(*batch);
@@ -192,6 +204,16 @@ pub fn recover(raw: &RawCheckpoint, sources: usize) -> Result<Recovered, Checkpo
         strays: run.strays(&parsed),
         seen,
     })
+}
+
+/// What the query is, by its checkpoint; nothing before the first start.
+///
+/// # Errors
+/// When the entry can't be read.
+pub fn metadata(raw: &RawCheckpoint) -> Result<Option<Metadata>, CheckpointError> {
+    let name = Name::Metadata.to_string();
+    let bytes = raw.entries.get(&name);
+    bytes.map(|bytes| entries::decode(&name, bytes)).transpose()
 }
 
 /// What an application compares a checkpoint's metadata with.
@@ -393,10 +415,10 @@ fn missing(missing: Name, there: Name) -> CheckpointError {
 fn histories(
     parsed: &Parsed,
     run: &Run,
-    sources: usize,
+    sources: &[String],
 ) -> Result<Vec<Option<SourceHistory>>, CheckpointError> {
-    let mut histories = Vec::with_capacity(sources);
-    for (source, position) in (0u32..).map(SourceId).zip(0..sources) {
+    let mut histories = Vec::with_capacity(sources.len());
+    for (source, (position, id)) in (0u32..).map(SourceId).zip(sources.iter().enumerate()) {
         let Some(start) = parsed.starts.get(&source) else {
             if let Some(batch) = parsed.offsets.keys().next_back() {
                 return Err(missing(Name::Start(source), Name::Offsets(*batch)));
@@ -404,6 +426,13 @@ fn histories(
             histories.push(None);
             continue;
         };
+        if start.id != *id {
+            return Err(CheckpointError::SourceMoved {
+                position,
+                was: start.id.clone(),
+                now: id.clone(),
+            });
+        }
         let of_source = (source, BatchId(0))..=(source, BatchId(u64::MAX));
         let seen = parsed.seen.range(of_source).next_back();
         let seen = seen.map(|((_, batch), entry)| (*batch, entry.seen.clone()));

@@ -75,6 +75,7 @@ impl QueryError {
                 CheckpointError::Unreadable { .. } => "checkpoint.unreadable",
                 CheckpointError::Newer { .. } => "checkpoint.newer",
                 CheckpointError::OtherApplication { .. } => "checkpoint.other_application",
+                CheckpointError::SourceMoved { .. } => "checkpoint.source_moved",
                 CheckpointError::Incomplete { .. } => "checkpoint.incomplete",
                 CheckpointError::Unwritable { .. } => "checkpoint.unwritable",
             },

@@ -340,8 +340,8 @@ pub enum Action {
         epoch: Epoch,
         /// The next batch to run.
         next: BatchId,
-        /// Where it was begun before: the build that began it.
-        interrupted_build: Option<String>,
+        /// Where it was begun before: the build that began it, and how many splits each source gave it.
+        interrupted: Option<(String, Vec<usize>)>,
         /// The outputs' stable ids, in order.
         outputs: Vec<String>,
     },

@@ -98,6 +98,8 @@ pub(super) struct Task {
     pub superseded: u32,
     /// Reports of attempts that ended without counting.
     pub uncounted: u32,
+    /// Attempts that were lost with their executor, since it last succeeded.
+    pub losses: u32,
     /// The executor to stay away from, if there is another.
     pub avoid: ExecutorIndex,
     /// The newest successful attempt, also while the task runs again.
@@ -167,6 +169,7 @@ impl Task {
             failures: 0,
             superseded: 0,
             uncounted: 0,
+            losses: 0,
             avoid: NOWHERE,
             winner: None,
             running: [None, None],

@@ -13,6 +13,9 @@ use super::{
     message::Note,
 };
 
+/// A task may be lost with its executor so many times as often as it may fail: executors also die of what isn't its doing.
+const LOSSES_PER_FAILURE: u32 = 4;
+
 impl Scheduler {
     /// The one path of a lost executor: its attempts end, its blocks are gone, nothing prefers it any more.
     pub(super) fn lost(&mut self, now: Tick, id: ExecutorId, reason: &str) {
@@ -34,6 +37,7 @@ impl Scheduler {
             return;
         };
         self.cancelling.retain(|(executor, _)| *executor != index);
+        let mut doomed = Vec::new();
         for occupant in gone.slots.iter().flatten() {
             if gone.cancelled.contains_key(&occupant.task) {
                 continue;
@@ -42,7 +46,8 @@ impl Scheduler {
                 let message = format!("executor {id} was lost: {reason}");
                 let failure =
                     Failure::new(FailureKind::ExecutorLost, message).in_task(occupant.task);
-                self.end_without_report(occupant.query, stage, &occupant.task, id, failure);
+                let doom = self.died(now, occupant.query, stage, &occupant.task, id, failure);
+                doomed.extend(doom.map(|doom| (occupant.query, doom)));
             }
         }
         self.mark_blocks_lost(index);
@@ -50,6 +55,9 @@ impl Scheduler {
             self.settle(number);
         }
         self.forget_place(now, index, true);
+        for (number, doom) in doomed {
+            self.fail(number, doom);
+        }
         for number in 0..self.queries.bound() {
             if self.queries.batch(number).is_some() {
                 self.advance(now, number);
@@ -57,24 +65,105 @@ impl Scheduler {
         }
     }
 
-    /// An attempt is known to have ended without a report: its task is idle again, unless another attempt runs. `advance` queues it.
-    pub(super) fn end_without_report(
+    /// A running attempt's executor is gone. Gives the failure of its batch when that happened to the task too often.
+    fn died(
         &mut self,
+        now: Tick,
         number: usize,
         stage: usize,
         task: &TaskId,
         executor: ExecutorId,
         failure: Failure,
-    ) {
+    ) -> Option<Failure> {
+        let doom = self.count_loss(number, stage, task, executor, &failure);
+        if doom.is_some() {
+            self.be_idle(number, stage, task);
+            return doom;
+        }
+        let losses = self.losses_of(number, stage, task);
+        let until = self.after_endings(now, losses);
+        self.end_without_report(now, number, stage, task, executor, failure, until);
+        None
+    }
+
+    fn losses_of(&self, number: usize, stage: usize, task: &TaskId) -> u32 {
+        self.queries.batch(number).map_or(0, |batch| {
+            batch.stages[stage].tasks[task.partition as usize].losses
+        })
+    }
+
+    /// Counts an attempt that was lost with its executor. At the limit it gives the failure that ends the batch: whatever the task does to
+    /// its executors, it would do to all that are still to come.
+    pub(super) fn count_loss(
+        &mut self,
+        number: usize,
+        stage: usize,
+        task: &TaskId,
+        executor: ExecutorId,
+        failure: &Failure,
+    ) -> Option<Failure> {
+        let limit = self.options.max_failures.saturating_mul(LOSSES_PER_FAILURE);
+        let batch = self.queries.batch_mut(number)?;
+        let of_task = &mut batch.stages[stage].tasks[task.partition as usize];
+        of_task.losses = of_task.losses.saturating_add(1);
+        let losses = of_task.losses;
+        if losses < limit {
+            return None;
+        }
+        let plan = batch.run.plan.stages.get(stage)?;
+        let operators = match plan.operators.as_slice() {
+            [] => String::new(),
+            names => format!(" ({})", names.join(", ")),
+        };
+        let message = format!(
+            "executors died {losses} times while running task {} of stage `{}`{operators}, the last one being {executor}: it, or a task beside it, likely \
+             ends the process; look at the executor's log for an abort, a stack overflow or the kernel's out-of-memory killer",
+            task.partition, plan.name
+        );
+        let mut doom = Failure::new(FailureKind::ExecutorLost, message)
+            .with_code("task.executors_died")
+            .in_task(*task);
+        doom.causes.push(failure.message.clone());
+        Some(doom)
+    }
+
+    fn be_idle(&mut self, number: usize, stage: usize, task: &TaskId) {
         let Some(batch) = self.queries.batch_mut(number) else {
             return;
         };
-        batch.retries += 1;
         let of_stage = &mut batch.stages[stage];
         let of_task = &mut of_stage.tasks[task.partition as usize];
         if !of_task.is_running() {
             of_task.state = State::Idle;
             of_stage.idle += 1;
+        }
+    }
+
+    /// An attempt is known to have ended without a report: unless another attempt runs, its task is idle again, which `advance` queues, or waits for
+    /// `until` if that is still to come.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the attempt, and what became of it"
+    )]
+    pub(super) fn end_without_report(
+        &mut self,
+        now: Tick,
+        number: usize,
+        stage: usize,
+        task: &TaskId,
+        executor: ExecutorId,
+        failure: Failure,
+        until: Tick,
+    ) {
+        let Some(batch) = self.queries.batch_mut(number) else {
+            return;
+        };
+        batch.retries += 1;
+        let is_running = batch.stages[stage].tasks[task.partition as usize].is_running();
+        if until <= now {
+            self.be_idle(number, stage, task);
+        } else if !is_running {
+            self.again(now, number, stage, task.partition, until);
         }
         self.note(Note::Retried {
             task: *task,

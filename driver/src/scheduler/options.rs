@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Limits and waits of the scheduler.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SchedulerOptions {
-    /// Failed attempts of one task that end its batch. Default 4.
+    /// Failed attempts of one task that end its batch; so do four times as many that were lost with their executor. Default 4.
     pub max_failures: u32,
     /// Consecutive tries of one stage, ended by blocks that could not be fetched, that end its batch. Default 4.
     pub stage_max_attempts: u32,

@@ -110,7 +110,7 @@ impl Scheduler {
             if let Some((stage, _)) = self.take_attempt(number, task, index) {
                 let message = format!("executor {id} no longer has {task}, which it was given");
                 let failure = Failure::new(FailureKind::ExecutorLost, message).in_task(*task);
-                self.end_without_report(number, stage, task, id, failure);
+                self.end_without_report(now, number, stage, task, id, failure, now);
                 self.advance(now, number);
             }
         }

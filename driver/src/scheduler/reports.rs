@@ -120,6 +120,7 @@ impl Scheduler {
         }));
         task.state = State::Done;
         task.uncounted = 0;
+        task.losses = 0;
         let loser = task.running.iter_mut().find_map(Option::take);
         of_stage.unfinished -= 1;
         of_stage.last_success = now;
@@ -204,16 +205,25 @@ impl Scheduler {
 
     /// It ended through no fault of its own. The first time it runs again at once; later pauses keep a confused executor from turning in circles.
     fn ended_uncounted(&mut self, now: Tick, ended: Ended, failure: Failure) {
+        if failure.kind == FailureKind::ExecutorLost
+            && let Some(doom) = self.count_loss(
+                ended.number,
+                ended.stage,
+                &ended.id,
+                ended.executor,
+                &failure,
+            )
+        {
+            self.fail(ended.number, doom);
+            return;
+        }
         let Some(batch) = self.queries.batch_mut(ended.number) else {
             return;
         };
         let task = &mut batch.stages[ended.stage].tasks[ended.partition as usize];
         task.uncounted += 1;
         let times = task.uncounted;
-        let until = match times {
-            0 | 1 => now,
-            more => now.after(self.backoff(more - 1)),
-        };
+        let until = self.after_endings(now, times);
         self.retry(now, ended, failure, until);
     }
 
@@ -305,6 +315,14 @@ impl Scheduler {
         });
         if !is_running {
             self.again(now, ended.number, ended.stage, ended.partition, until);
+        }
+    }
+
+    /// When a task runs again that ended so many times through no fault of its own: at once the first time, after a pause from then on.
+    pub(super) fn after_endings(&mut self, now: Tick, times: u32) -> Tick {
+        match times {
+            0 | 1 => now,
+            more => now.after(self.backoff(more - 1)),
         }
     }
 

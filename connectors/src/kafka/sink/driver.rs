@@ -164,9 +164,7 @@ impl SinkDriver for KafkaSinkDriver {
         if let Some(broker) = broker {
             self.look_at_retention(&admin, broker).await;
         }
-        let (settings, asked) = (Arc::clone(&self.settings), start.clone());
-        let asking = tokio::task::spawn_blocking(move || refuse_mixed(&settings, &asked));
-        asking.await.map_err(|error| broke_off(&error))??;
+        refuse_mixed(&self.settings, &self.clock, start).await?;
         // Closing a client waits for its threads.
         let closing = tokio::task::spawn_blocking(move || drop(admin));
         if closing.await.is_err() {
@@ -226,16 +224,8 @@ impl KafkaSinkDriver {
                 consumer.poll(PAUSE);
             }
         });
-        looking.await.map_err(|error| broke_off(&error))?
+        looking.await.map_err(|error| failures::broke_off(&error))?
     }
-}
-
-fn broke_off(error: &tokio::task::JoinError) -> Failure {
-    Failure::caused_by(
-        FailureKind::Internal,
-        "a question to Kafka broke off",
-        error,
-    )
 }
 
 fn no_broker(settings: &Settings, error: &dyn std::error::Error) -> Failure {

@@ -129,3 +129,11 @@ pub(super) fn properties(error: &KafkaError) -> Failure {
 pub(super) fn create_command(brokers: &str, topic: &str) -> String {
     format!("kafka-topics.sh --bootstrap-server {brokers} --create --topic {topic} --partitions 4")
 }
+
+pub(super) fn broke_off(error: &tokio::task::JoinError) -> Failure {
+    Failure::caused_by(
+        FailureKind::Internal,
+        "a question to Kafka broke off",
+        error,
+    )
+}

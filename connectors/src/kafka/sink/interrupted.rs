@@ -3,38 +3,46 @@
 
 use std::sync::Arc;
 
+use futures::future::try_join_all;
 use millstream_common::{
     failure::{Failure, FailureKind},
     ids::BatchId,
+    time::Clock,
 };
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use millstream_dataflow::program::CancelToken;
 
-use super::{
-    Names, Settings, failures,
-    marker::{Note, other_build, read},
-};
-use crate::sink::SinkStart;
+use super::{Names, Settings, failures, marker::other_build, session::Session};
+use crate::sink::{Interrupted, SinkStart};
 
-/// Refuses to go on with a batch that another build wrote in part or whole.
+/// So many sink partitions are asked about at once; each is a producer of its own.
+const AT_ONCE: usize = 16;
+
+/// Refuses to go on with a batch that another build wrote in part or whole. Fences that build's producers first, so that what is found stays true.
 ///
 /// # Errors
 /// Which sink partitions it wrote, and the two ways out; or the brokers don't answer.
-pub(super) fn refuse_mixed(settings: &Arc<Settings>, start: &SinkStart) -> Result<(), Failure> {
-    let Some(build) = &start.interrupted_build else {
+pub(super) async fn refuse_mixed(
+    settings: &Arc<Settings>,
+    clock: &Arc<dyn Clock>,
+    start: &SinkStart,
+) -> Result<(), Failure> {
+    let Some(Interrupted { build, partitions }) = &start.interrupted else {
         return Ok(());
     };
     if !other_build(build, settings) || settings.accept_mixed_batch == Some(start.next) {
         return Ok(());
     }
+    let all: Vec<u32> = (0..*partitions).collect();
     let mut written = Vec::new();
-    for (partition, names) in partitions(settings, start)? {
-        if let Some(note) = note_of(settings, &names, start.next)?
-            && other_build(&note.build, settings)
-        {
-            written.push(partition);
-        }
+    for some in all.chunks(AT_ONCE) {
+        let asked = some.iter().map(|partition| {
+            let names = Names::new(start.query, &start.output, *partition);
+            holds_rows_of_another(settings, clock, names, start.next)
+        });
+        let answers = try_join_all(asked).await?;
+        let found = some.iter().zip(answers).filter(|(_, found)| *found);
+        written.extend(found.map(|(partition, _)| partition.to_string()));
     }
-    written.sort_unstable();
     if written.is_empty() {
         return Ok(());
     }
@@ -43,7 +51,6 @@ pub(super) fn refuse_mixed(settings: &Arc<Settings>, start: &SinkStart) -> Resul
         next: BatchId(batch),
         ..
     } = start;
-    let partitions: Vec<String> = written.iter().map(u32::to_string).collect();
     let (noun, verb) = if written.len() == 1 {
         ("partition", "holds")
     } else {
@@ -51,7 +58,7 @@ pub(super) fn refuse_mixed(settings: &Arc<Settings>, start: &SinkStart) -> Resul
     };
     let message = format!(
         "sink {noun} {} of output {output} already {verb} batch {batch} as build {build} wrote it, and this is build {}, whose rows for the rest may not fit; run the old build once, so that it finishes the batch, or go on with --accept-mixed-batch {batch}",
-        partitions.join(", "),
+        written.join(", "),
         settings.build_id
     );
     Err(failures::user(
@@ -61,39 +68,19 @@ pub(super) fn refuse_mixed(settings: &Arc<Settings>, start: &SinkStart) -> Resul
     ))
 }
 
-/// The output's sink partitions that the brokers know.
-fn partitions(settings: &Settings, start: &SinkStart) -> Result<Vec<(u32, Names)>, Failure> {
-    let any = Names::new(start.query, &start.output, 0);
-    let reader = reader(settings, &any)?;
-    let groups = reader
-        .fetch_group_list(None, settings.request_timeout)
-        .map_err(|error| {
-            let what = "list the consumer groups, to see what another build wrote";
-            failures::call(what, &any.transactional_id, &settings.brokers, &error)
-        })?;
-    let prefix = any.marker_group.trim_end_matches('0');
-    let known = groups.groups().iter().filter_map(|group| {
-        let partition = group.name().strip_prefix(prefix)?.parse().ok()?;
-        Some((partition, Names::new(start.query, &start.output, partition)))
+async fn holds_rows_of_another(
+    settings: &Arc<Settings>,
+    clock: &Arc<dyn Clock>,
+    names: Names,
+    batch: BatchId,
+) -> Result<bool, Failure> {
+    let (settings, clock) = (Arc::clone(settings), Arc::clone(clock));
+    let asking = tokio::task::spawn_blocking(move || {
+        let mut session = Session::open(names, &settings, &clock, 0, &CancelToken::new())?;
+        let marker = session.marker.take();
+        let written = marker.filter(|marker| marker.next == batch.0.saturating_add(1));
+        let note = written.and_then(|marker| marker.note);
+        Ok(note.is_some_and(|note| other_build(&note.build, &settings)))
     });
-    Ok(known.collect())
-}
-
-/// The note of the marker that says that the batch is written.
-fn note_of(settings: &Settings, names: &Names, batch: BatchId) -> Result<Option<Note>, Failure> {
-    let reader = reader(settings, names)?;
-    let marker = read(&reader, settings.marker_topic()?, settings.request_timeout);
-    let marker = marker.map_err(|error| {
-        let what = format!("read the marker of group {}", names.marker_group);
-        failures::call(&what, &names.transactional_id, &settings.brokers, &error)
-    })?;
-    let written = marker.filter(|marker| marker.next == batch.0.saturating_add(1));
-    Ok(written.and_then(|marker| marker.note))
-}
-
-fn reader(settings: &Settings, names: &Names) -> Result<BaseConsumer, Failure> {
-    settings
-        .reader(names)
-        .create()
-        .map_err(|error| failures::properties(&error))
+    asking.await.map_err(|error| failures::broke_off(&error))?
 }

@@ -157,7 +157,7 @@ fn start(query: QueryId) -> SinkStart {
         query,
         output: "save#0".to_owned(),
         next: BatchId(0),
-        interrupted_build: None,
+        interrupted: None,
     }
 }
 

@@ -20,6 +20,10 @@ fn add<T: LogEntry>(raw: &mut RawCheckpoint, name: Name, entry: &T) {
     raw.entries.insert(name, bytes);
 }
 
+fn sources() -> [String; 1] {
+    ["s".to_owned()]
+}
+
 fn checkpoint(offsets: &[u64], commits: &[u64]) -> RawCheckpoint {
     let mut raw = RawCheckpoint::default();
     let metadata = Metadata {
@@ -98,7 +102,7 @@ fn the_newest_run_counts_and_what_lies_before_it_is_stray() {
         (&[6, 7, 8], &[7, 8], (Some(8), None, 7, 9), 1),
     ];
     for (offsets, commits, wanted, strays) in cases {
-        let recovered = recover(&checkpoint(offsets, commits), 1).expect("sound");
+        let recovered = recover(&checkpoint(offsets, commits), &sources()).expect("sound");
         assert_eq!(newest(&recovered), wanted, "{offsets:?} {commits:?}");
         assert_eq!(recovered.strays.len(), strays, "{offsets:?} {commits:?}");
     }
@@ -114,7 +118,7 @@ fn what_drivers_can_not_have_done_is_refused() {
         (&[3, 5], &[3, 4], Name::Offsets(BatchId(4))),
     ];
     for (offsets, commits, wanted) in cases {
-        let error = recover(&checkpoint(offsets, commits), 1).expect_err("refused");
+        let error = recover(&checkpoint(offsets, commits), &sources()).expect_err("refused");
         let CheckpointError::Incomplete { missing, .. } = &error else {
             panic!("{error}");
         };
@@ -126,7 +130,7 @@ fn what_drivers_can_not_have_done_is_refused() {
 fn a_source_gets_what_follows_seen_and_at_least_the_newest() {
     let mut raw = checkpoint(&[4, 5, 6], &[4, 5]);
     let batches = |raw: &RawCheckpoint| -> Vec<u64> {
-        let recovered = recover(raw, 1).expect("sound");
+        let recovered = recover(raw, &sources()).expect("sound");
         let history = recovered.histories[0].clone().expect("history");
         history.logged.iter().map(|(batch, _)| batch.0).collect()
     };
@@ -152,15 +156,53 @@ fn a_source_gets_what_follows_seen_and_at_least_the_newest() {
 }
 
 #[test]
+fn sources_in_another_order_are_refused() {
+    let mut raw = checkpoint(&[0, 1], &[0]);
+    let other = SourceStart {
+        author: author(1),
+        id: "t".into(),
+        start: Value::Null,
+    };
+    add(&mut raw, Name::Start(SourceId(1)), &other);
+    for batch in [0, 1] {
+        let name = Name::Offsets(BatchId(batch));
+        let mut entry: Offsets =
+            crate::query::entries::decode("x", &raw.entries[&name.to_string()]).expect("entry");
+        entry.sources.push(entry.sources[0].clone());
+        add(&mut raw, name, &entry);
+    }
+    let named = |ids: [&str; 2]| ids.map(str::to_owned);
+    recover(&raw, &named(["s", "t"])).expect("as before");
+    let error = recover(&raw, &named(["t", "s"])).expect_err("moved");
+    assert_eq!(
+        error,
+        CheckpointError::SourceMoved {
+            position: 0,
+            was: "s".into(),
+            now: "t".into(),
+        }
+    );
+    assert!(
+        error
+            .to_string()
+            .contains("source `t` stands where source `s` stood"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_claim_never_goes_below_an_entry() {
-    let recovered = recover(&checkpoint(&[0], &[]), 1).expect("sound");
+    let recovered = recover(&checkpoint(&[0], &[]), &sources()).expect("sound");
     assert_eq!(recovered.highest_epoch, Epoch(2));
 }
 
 #[test]
 fn other_partition_counts_and_newer_layouts_are_named() {
     let raw = checkpoint(&[], &[]);
-    let metadata = recover(&raw, 1).expect("sound").metadata.expect("metadata");
+    let metadata = recover(&raw, &sources())
+        .expect("sound")
+        .metadata
+        .expect("metadata");
     let now = Plan::default().checkpoint_fingerprint(4, 1_000);
     let expectation = Expectation {
         fingerprint: &now,

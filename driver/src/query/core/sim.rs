@@ -32,6 +32,10 @@ use crate::{output::PartitionResult, scheduler::message::BatchSummary};
 pub(super) const INTERVAL: u64 = 1_000;
 const SOURCES: usize = 2;
 
+fn source_ids() -> [String; SOURCES] {
+    ["numbers-0".into(), "files-0".into()]
+}
+
 /// One driver process.
 pub(super) struct Driver {
     pub(super) core: QueryCore,
@@ -85,7 +89,7 @@ pub(super) fn options(retained: u64) -> CoreOptions {
         configuration: BTreeMap::new(),
         affecting: BTreeMap::new(),
         recorded: BTreeMap::new(),
-        sources: vec!["numbers-0".into(), "files-0".into()],
+        sources: source_ids().to_vec(),
         outputs: vec![OutputInfo {
             id: "sink-0".into(),
             publishes: true,

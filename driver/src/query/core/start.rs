@@ -93,7 +93,15 @@ impl QueryCore {
         raw: Result<RawCheckpoint, StoreFailure>,
     ) -> Result<(), QueryError> {
         let raw = raw?;
-        let recovered = match checkpoint::recover(&raw, self.options.sources.len()) {
+        // First, since entries of another application may well look incomplete.
+        if let Some(metadata) = checkpoint::metadata(&raw)? {
+            let now = Expectation {
+                fingerprint: &self.options.fingerprint,
+                routing_version: self.options.routing_version,
+            };
+            checkpoint::agree(&metadata, &now)?;
+        }
+        let recovered = match checkpoint::recover(&raw, &self.options.sources) {
             // A driver that still runs may have purged what was about to be read.
             Err(CheckpointError::Incomplete { .. }) if self.reads_left > 0 => {
                 self.reads_left -= 1;
@@ -104,13 +112,6 @@ impl QueryCore {
             recovered => recovered?,
         };
         self.reads_left = READS;
-        if let Some(metadata) = &recovered.metadata {
-            let now = Expectation {
-                fingerprint: &self.options.fingerprint,
-                routing_version: self.options.routing_version,
-            };
-            checkpoint::agree(metadata, &now)?;
-        }
         match self.phase {
             Phase::Inspecting => self.claim(Epoch(recovered.highest_epoch.0 + 1)),
             Phase::Reading => {
@@ -248,7 +249,10 @@ impl QueryCore {
                 query: self.query,
                 epoch: self.epoch,
                 next,
-                interrupted_build: uncommitted.map(|entry| entry.build_id.clone()),
+                interrupted: uncommitted.map(|entry| {
+                    let splits = entry.sources.iter().map(|input| input.splits.len());
+                    (entry.build_id.clone(), splits.collect())
+                }),
                 outputs: self
                     .options
                     .outputs

@@ -7,7 +7,7 @@ use millstream_common::{
     ids::{OutputIndex, SourceId},
     protocol::{QueryProgram, SinkCommit},
 };
-use millstream_connectors::sink::SinkStart;
+use millstream_connectors::sink::{Interrupted, SinkStart};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
@@ -82,11 +82,12 @@ impl Running {
                 query,
                 epoch,
                 next,
-                interrupted_build,
+                interrupted,
                 outputs: ids,
             } => {
                 let outputs = Arc::clone(&self.outputs);
                 let folder = self.checkpoint_folder.clone();
+                let plan = Arc::clone(&self.plan);
                 let shared = Arc::clone(&self.shared_files);
                 self.tasks.spawn(async move {
                     let result = async {
@@ -97,7 +98,12 @@ impl Running {
                                 query,
                                 output: id,
                                 next,
-                                interrupted_build: interrupted_build.clone(),
+                                interrupted: interrupted.as_ref().map(|(build, splits)| {
+                                    Interrupted {
+                                        build: build.clone(),
+                                        partitions: plan.output_partitions(index, splits),
+                                    }
+                                }),
                             };
                             let found = output.check(&start).await;
                             let found = found.map_err(|failure| (index, failure))?;

@@ -49,12 +49,13 @@ fn a_failure_that_trying_again_cannot_help_ends_the_batch_at_once() {
 }
 
 #[test]
-fn lost_and_cancelled_attempts_do_not_count() {
+fn lost_and_cancelled_attempts_do_not_count_as_failures() {
     let mut bench = Bench::new(&[1]);
     bench.run(0, &one_stage(), splits(1));
     for number in 0..10 {
         bench.connect(number + 1, 1);
         bench.lose(number);
+        bench.wait(Duration::from_secs(10));
         let task = bench.of(0, 0);
         bench.fail(&task, FailureKind::Cancelled);
         bench.wait(Duration::from_secs(10));
@@ -62,6 +63,119 @@ fn lost_and_cancelled_attempts_do_not_count() {
     assert!(bench.failed.is_empty());
     bench.succeed_stage(0);
     assert_eq!(bench.ready.len(), 1);
+}
+
+fn losses(bench: &Bench) -> Vec<u32> {
+    let batch = bench
+        .scheduler
+        .queries
+        .iter()
+        .find_map(|(_, query)| query.batch.as_ref());
+    let tasks = &batch.expect("a batch").stages[0].tasks;
+    tasks.iter().map(|task| task.losses).collect()
+}
+
+#[test]
+fn a_task_whose_executors_die_one_after_the_other_ends_the_batch() {
+    let mut bench = Bench::new(&[1]);
+    bench.run(0, &one_stage(), splits(1));
+    for number in 0..16 {
+        assert!(bench.failed.is_empty(), "after {number} losses");
+        assert_eq!(bench.of(0, 0).executor, executor(number));
+        bench.connect(number + 1, 1);
+        bench.lose(number);
+        bench.wait(Duration::from_secs(10));
+    }
+    assert_eq!(bench.failed.len(), 1);
+    let (_, failure) = &bench.failed[0];
+    assert_eq!(failure.kind, FailureKind::ExecutorLost);
+    assert_eq!(failure.code, "task.executors_died");
+    let last = executor(15).to_string();
+    for part in [
+        "executors died 16 times while running task 0 of stage `stage` (map-0, combine-0)",
+        format!("the last one being {last}").as_str(),
+        "out-of-memory killer",
+    ] {
+        assert!(failure.message.contains(part), "{failure}");
+    }
+    assert!(failure.causes[0].contains("process ended"), "{failure}");
+    assert!(bench.running.is_empty());
+}
+
+#[test]
+fn two_tasks_that_die_together_end_their_batch_once() {
+    let mut bench = Bench::with_options(
+        &[2],
+        SchedulerOptions {
+            max_failures: 1,
+            ..SchedulerOptions::default()
+        },
+    );
+    bench.run(0, &one_stage(), splits(2));
+    for number in 0..4 {
+        assert_eq!(bench.of_stage(0).len(), 2);
+        bench.connect(number + 1, 2);
+        bench.lose(number);
+        bench.wait(Duration::from_secs(10));
+    }
+    assert_eq!(bench.failed.len(), 1);
+    bench.run(1, &one_stage(), splits(2));
+    bench.succeed_stage(0);
+    assert_eq!(bench.ready.len(), 1, "the next batch has all slots");
+}
+
+#[test]
+fn only_what_ran_on_a_lost_executor_is_counted_and_a_success_forgets_it() {
+    let mut bench = Bench::new(&[1]);
+    bench.run(0, &one_stage(), splits(3));
+    let ran = bench.of_stage(0)[0].id.partition;
+    bench.connect(1, 1);
+    let elsewhere = bench.running_on(1)[0].partition;
+    bench.lose(0);
+    let mut wanted = vec![0; 3];
+    wanted[ran as usize] = 1;
+    assert_ne!(ran, elsewhere);
+    assert_eq!(losses(&bench), wanted);
+    bench.succeed_stage(0);
+    assert_eq!(losses(&bench), [0; 3]);
+}
+
+#[test]
+fn an_executor_that_says_it_lost_a_task_counts_too() {
+    let mut bench = Bench::new(&[1]);
+    bench.run(0, &one_stage(), splits(1));
+    for _ in 0..16 {
+        assert!(bench.failed.is_empty());
+        let task = bench.of(0, 0);
+        bench.fail(&task, FailureKind::ExecutorLost);
+        bench.wait(Duration::from_secs(10));
+    }
+    assert_eq!(bench.failed[0].1.code, "task.executors_died");
+}
+
+#[test]
+fn a_task_that_was_lost_again_pauses_longer_each_time() {
+    let mut bench = Bench::new(&[1]);
+    bench.run(0, &one_stage(), splits(1));
+    bench.connect(1, 1);
+    bench.lose(0);
+    let mut pauses = Vec::new();
+    for number in 1..4 {
+        assert_eq!(bench.of(0, 0).executor, executor(number));
+        bench.connect(number + 1, 1);
+        bench.lose(number);
+        assert!(bench.running.is_empty());
+        let due = bench.wake.expect("a wish to wake");
+        pauses.push(due.since(bench.now).as_millis());
+        bench.now = due;
+        bench.handle(Event::Timer);
+    }
+    for (pause, middle) in pauses.iter().zip([100, 200, 400]) {
+        assert!(
+            (middle * 3 / 4..=middle * 5 / 4).contains(pause),
+            "{pauses:?}"
+        );
+    }
 }
 
 #[test]

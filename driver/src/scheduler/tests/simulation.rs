@@ -25,6 +25,7 @@ use crate::scheduler::{
 };
 
 const MOST_STEPS: usize = 20_000;
+/// Fewer than the losses of one task that end a batch.
 const MOST_EXECUTORS: u128 = 12;
 
 /// How unkind the world is.

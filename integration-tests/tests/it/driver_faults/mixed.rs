@@ -11,6 +11,10 @@ use millstream_integration_tests::{
 use super::rebuilt;
 use crate::word_job::{Counts, TESTJOB, WordJob, assert_ends, kafka, text};
 
+/// Where the old build is held in the other sink partition: nothing is begun, or a transaction is open.
+const TASK_START: &str = "executor.task.start@batch=0,stage=1,partition=1";
+const TRANSACTION_OPEN: &str = "sink.kafka.before_commit@batch=0,partition=1";
+
 /// A job with Kafka as its sink.
 struct Half {
     job: WordJob,
@@ -62,17 +66,18 @@ fn application(job: &WordJob, sink: &str, program: &std::path::Path) -> Applicat
 }
 
 /// The old build is killed when one of the two sink partitions of batch 0 is written; the new one, with a changed closure, must stop.
-fn half_written(name: &str) -> Half {
+fn half_written(name: &str, point: &str) -> Half {
     let job = WordJob::new(name);
     job.send(40);
     let sink = kafka().unique_topic("half-sink", 2).unwrap();
     let old = application(&job, &sink, TESTJOB.as_ref());
     let cluster = old
         .clone()
-        .failpoint("executor.task.start@batch=0,stage=1,partition=1=pause")
+        .failpoint(&format!("{point}=pause"))
         .start(1)
         .unwrap();
-    cluster.wait_failpoint("executor.task.start").unwrap();
+    let name = point.split('@').next().unwrap();
+    cluster.wait_failpoint(name).unwrap();
     let half = Half { job, sink, old };
     wait_until(PATIENCE, "the first sink partition", || {
         !half.counted().is_empty()
@@ -110,7 +115,7 @@ fn half_written(name: &str) -> Half {
 
 #[test]
 fn the_old_build_finishes_the_batch() {
-    let half = half_written("mixed-old");
+    let half = half_written("mixed-old", TASK_START);
     let cluster = half.application(TESTJOB.as_ref(), &[]).start(1).unwrap();
     half.finish(cluster);
     // Then the new one goes on.
@@ -124,7 +129,7 @@ fn the_old_build_finishes_the_batch() {
 
 #[test]
 fn the_mixed_batch_is_accepted() {
-    let half = half_written("mixed-accepted");
+    let half = half_written("mixed-accepted", TRANSACTION_OPEN);
     let accepted = ["--salt", "1", "--accept-mixed-batch", "0"];
     let cluster = half
         .application(&rebuilt(&half.job), &accepted)

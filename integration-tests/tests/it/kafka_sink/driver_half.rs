@@ -15,7 +15,7 @@ fn start(output: &Output) -> SinkStart {
         query: output.query,
         output: "out".to_owned(),
         next: BatchId(0),
-        interrupted_build: None,
+        interrupted: None,
     }
 }
 

@@ -17,7 +17,7 @@ use super::{
         entries::{self, Commit, Name, Offsets, decode},
         event::PutResult,
     },
-    SOURCES,
+    source_ids,
 };
 
 /// What is outside of drivers.
@@ -160,7 +160,7 @@ impl World {
         if !raw.entries.contains_key(entries::METADATA) {
             return;
         }
-        let first = recover(&raw, SOURCES).expect("recoverable");
+        let first = recover(&raw, &source_ids()).expect("recoverable");
         assert_eq!(first.next.0, self.logged.len() as u64);
         assert_eq!(
             first.uncommitted.is_some(),
@@ -169,7 +169,7 @@ impl World {
         for stray in &first.strays {
             raw.entries.remove(stray);
         }
-        let mut second = recover(&raw, SOURCES).expect("recoverable again");
+        let mut second = recover(&raw, &source_ids()).expect("recoverable again");
         assert!(second.strays.is_empty());
         second.strays.clone_from(&first.strays);
         assert_eq!(first.uncommitted, second.uncommitted);
