@@ -318,6 +318,12 @@ pub struct TaskCounts {
     pub kafka_ranges_buffered: u64,
     /// Kafka ranges of which the task had to wait for records.
     pub kafka_ranges_awaited: u64,
+    /// Rows left out because their event time was behind the watermark.
+    pub late_rows: u64,
+    /// Groups of state that were made or changed.
+    pub state_rows_updated: u64,
+    /// Groups of state that were let go.
+    pub state_rows_removed: u64,
 }
 
 /// What one attempt left at a sink, for `commits/<batch>` and the driver half.
@@ -348,4 +354,7 @@ pub struct StateFile {
     pub length: u64,
     /// Checksum of those bytes.
     pub checksum: u64,
+    /// Rows of the state partition once this file is added to those before it.
+    #[serde(default)]
+    pub rows: u64,
 }

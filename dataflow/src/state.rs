@@ -124,6 +124,7 @@ impl StateFolder {
             offset: 0,
             length: content.len() as u64,
             checksum: xxh3_64(content),
+            rows: 0,
         })
     }
 

@@ -38,6 +38,7 @@ use crate::{
     query::{
         entries::Metadata,
         error::QueryError,
+        event::BatchRules,
         handle::{QueryHandle, Ready},
         progress::BatchProgress,
         rate::RateOptions,
@@ -189,6 +190,8 @@ pub struct QuerySetup {
     pub checkpoint: Checkpoint,
     /// Reads kept blocks.
     pub fetcher: Fetcher,
+    /// How batches follow each other.
+    pub rules: BatchRules,
     /// What executors need to run it, for a query of an application that is served already ([`Driver::serve`]); without it the query is the application.
     pub program: Option<Bytes>,
 }
@@ -332,6 +335,7 @@ impl Driver {
             max_queued: config.get(keys::BATCH_MAX_QUEUED) as usize,
             retained_batches: u64::from(config.get(keys::CHECKPOINT_RETAINED_BATCHES)),
             rate: rate_options(config),
+            rules: setup.rules,
             checkpoint_folder: setup.checkpoint.folder,
             program: setup.program.clone(),
         };

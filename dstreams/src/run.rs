@@ -177,6 +177,7 @@ impl Prepared {
                 build_id,
                 checkpoint,
                 fetcher,
+                rules: Default::default(),
                 program: None,
             };
             let query = driver.run_query(setup).await?;

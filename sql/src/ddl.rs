@@ -57,7 +57,7 @@ struct Parser<'a> {
     zone: &'a str,
 }
 
-const TYPES: [&str; 18] = [
+const TYPES: [&str; 21] = [
     "BOOLEAN",
     "TINYINT",
     "BYTE",
@@ -76,6 +76,9 @@ const TYPES: [&str; 18] = [
     "TIMESTAMP",
     "DECIMAL",
     "TIMESTAMP_NTZ",
+    "ARRAY",
+    "MAP",
+    "STRUCT",
 ];
 
 impl Parser<'_> {
@@ -189,6 +192,33 @@ impl Parser<'_> {
             "TIMESTAMP" => DataType::Timestamp(TimeUnit::Microsecond, Some(self.zone.into())),
             "TIMESTAMP_NTZ" => DataType::Timestamp(TimeUnit::Microsecond, None),
             "DECIMAL" | "DEC" | "NUMERIC" => self.decimal(column)?,
+            "ARRAY" => {
+                self.open(column)?;
+                let element = self.data_type(column)?;
+                self.close(column)?;
+                DataType::List(Arc::new(Field::new_list_field(element, true)))
+            }
+            "MAP" => {
+                self.open(column)?;
+                let key = self.data_type(column)?;
+                if !self.take(',') {
+                    return Err(self.wrong(format!(
+                        "a comma was expected between the types of map {column}"
+                    )));
+                }
+                let value = self.data_type(column)?;
+                self.close(column)?;
+                let entries = Fields::from(vec![
+                    Field::new("key", key, false),
+                    Field::new("value", value, true),
+                ]);
+                let entries = Field::new("entries", DataType::Struct(entries), false);
+                DataType::Map(Arc::new(entries), false)
+            }
+            "STRUCT" => {
+                self.open(column)?;
+                DataType::Struct(self.fields(Some('>'))?)
+            }
             "" => {
                 return Err(self.wrong(format!(
                     "the type of column {column} was expected {}",
@@ -206,6 +236,20 @@ impl Parser<'_> {
                 )));
             }
         })
+    }
+
+    fn open(&mut self, column: &str) -> Result<(), Error> {
+        if self.take('<') {
+            return Ok(());
+        }
+        Err(self.wrong(format!("`<` was expected in the type of column {column}")))
+    }
+
+    fn close(&mut self, column: &str) -> Result<(), Error> {
+        if self.take('>') {
+            return Ok(());
+        }
+        Err(self.wrong(format!("`>` was expected in the type of column {column}")))
     }
 
     fn decimal(&mut self, column: &str) -> Result<DataType, Error> {

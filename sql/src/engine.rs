@@ -3,11 +3,17 @@
 use std::sync::Arc;
 
 use datafusion::{
-    execution::{SessionStateBuilder, runtime_env::RuntimeEnvBuilder},
+    execution::{
+        SessionStateBuilder, SessionStateDefaults, runtime_env::RuntimeEnvBuilder,
+    },
+    logical_expr::planner::ExprPlanner,
     prelude::{SessionConfig, SessionContext},
 };
 
-use crate::error::Error;
+use crate::{
+    error::Error,
+    functions::{self, planner::SparkPlanner},
+};
 
 /// Partitions that plans are made for. They stand for any number: where rows change partitions a plan is cut, and the pieces run on one partition each.
 pub(crate) const PLANNED_PARTITIONS: usize = 2;
@@ -37,13 +43,17 @@ pub(crate) fn context(zone: &str) -> Result<SessionContext, Error> {
     options.optimizer.enable_distinct_aggregation_soft_limit = false;
     options.optimizer.enable_window_topn = false;
     let runtime = RuntimeEnvBuilder::new().build_arc()?;
+    let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(SparkPlanner)];
+    planners.extend(SessionStateDefaults::default_expr_planners());
     let state = SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)
         .with_default_features()
+        .with_expr_planners(planners)
         .build();
     let mut context = SessionContext::new_with_state(state);
     datafusion_spark::register_all(&mut context)?;
+    functions::register(&context, zone)?;
     Ok(context)
 }
 

@@ -2,15 +2,25 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use datafusion::{
     functions_aggregate::expr_fn::{count, max, min, sum},
-    logical_expr::{Expr, LogicalPlan, lit},
+    logical_expr::{Expr, LogicalPlan, ScalarUDF, lit},
     prelude,
 };
 use datafusion_spark::expr_fn::avg;
 
-use crate::{error::Error, session::Session, table, writer::DataStreamWriter};
+use crate::{
+    error::Error,
+    functions::{
+        event_time::EventTimeFunction, explode::ExplodeFunction, from_json::FromJsonFunction,
+        interval, split::SplitFunction, window::WindowFunction,
+    },
+    session::Session,
+    show::{self, Shown},
+    table,
+    writer::{self, DataStreamWriter},
+};
 
 /// A column by name, or an expression.
 pub trait IntoColumn {
@@ -149,6 +159,30 @@ impl DataFrame {
         Ok(self.with(self.inner.clone().with_column(name, value)?))
     }
 
+    /// Declares that event times in this column are at most `delay` late, such as `10 minutes`: aggregates by the column, or by a window of it, let
+    /// groups go that are over by then.
+    ///
+    /// # Errors
+    /// When there is no such column, it holds no timestamps, or the delay is no length of time.
+    pub fn with_watermark(&self, column: &str, delay: &str) -> Result<Self, Error> {
+        let micros = interval::micros(delay)
+            .map_err(|reason| Error::option("watermark delay", delay, reason))?;
+        if micros < 0 {
+            return Err(Error::option(
+                "watermark delay",
+                delay,
+                "it can't be negative",
+            ));
+        }
+        let number = self.session.next_number().to_string();
+        let watched = ScalarUDF::from(EventTimeFunction::default()).call(vec![
+            self.column(column)?,
+            lit(number),
+            lit(micros / 1_000),
+        ]);
+        Ok(self.with(self.inner.clone().with_column(column, watched)?))
+    }
+
     /// The rows of both; columns go together by their places.
     ///
     /// # Errors
@@ -202,10 +236,84 @@ impl DataFrame {
         Ok(())
     }
 
+    /// Its rows; not of a stream.
+    ///
+    /// # Errors
+    /// For a stream; when reading or computing fails.
+    pub fn collect(&self) -> Result<Vec<RecordBatch>, Error> {
+        self.computed().map(|(_, rows)| rows)
+    }
+
+    fn computed(&self) -> Result<(SchemaRef, Vec<RecordBatch>), Error> {
+        if self.is_streaming() {
+            return Err(Error::refused(
+                "Queries with streaming sources must be executed with writeStream.start()",
+                "write it with write_stream",
+            ));
+        }
+        if table::reads_files(self.plan()) {
+            return writer::collect(&self.session, self.plan());
+        }
+        let inner = self.inner.clone();
+        let schema = self.schema();
+        let rows = self.session.wait(async move { inner.collect().await })??;
+        Ok((schema, rows))
+    }
+
+    /// How many rows it has; not of a stream.
+    ///
+    /// # Errors
+    /// As [`collect`](Self::collect).
+    pub fn count(&self) -> Result<usize, Error> {
+        let rows = self.collect()?;
+        Ok(rows.iter().map(RecordBatch::num_rows).sum())
+    }
+
+    /// Prints its first rows, 20 unless told, in Spark's layout; not of a stream.
+    ///
+    /// # Errors
+    /// As [`collect`](Self::collect).
+    pub fn show(&self, rows: impl Into<Option<usize>>) -> Result<(), Error> {
+        let (schema, batches) = self.computed()?;
+        let shown = Shown {
+            rows: rows.into().unwrap_or(20),
+            ..Shown::default()
+        };
+        let table = show::table_of(&schema, &batches, shown, self.session.zone())?;
+        self.session.console().write(&format!("{table}\n"))?;
+        Ok(())
+    }
+
     /// Begins to write it.
     pub fn write_stream(&self) -> DataStreamWriter {
         DataStreamWriter::new(self.clone())
     }
+}
+
+/// The window of this length, such as `10 minutes`, that a time is in.
+pub fn window(time: Expr, length: &str) -> Expr {
+    ScalarUDF::from(WindowFunction::default()).call(vec![time, lit(length)])
+}
+
+/// The windows of this length that a time is in: one begins each `slide`, counted from `start` after midnight, such as `0 minutes`.
+pub fn window_sliding(time: Expr, length: &str, slide: &str, start: &str) -> Expr {
+    let arguments = vec![time, lit(length), lit(slide), lit(start)];
+    ScalarUDF::from(WindowFunction::default()).call(arguments)
+}
+
+/// A row for each element of a list; to be selected, under a name if wanted.
+pub fn explode(list: Expr) -> Expr {
+    ScalarUDF::from(ExplodeFunction::default()).call(vec![list])
+}
+
+/// JSON in a text as a struct of these columns, such as `a INT, b STRING`. Times without a zone are UTC.
+pub fn from_json(text: Expr, schema: &str) -> Expr {
+    ScalarUDF::from(FromJsonFunction::new("UTC")).call(vec![text, lit(schema)])
+}
+
+/// Text cut at a regular expression.
+pub fn split(text: Expr, pattern: &str) -> Expr {
+    ScalarUDF::from(SplitFunction::default()).call(vec![text, lit(pattern)])
 }
 
 /// Rows in groups, to be aggregated.

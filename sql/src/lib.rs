@@ -9,13 +9,16 @@
 //! - `engine`: DataFusion, set up alike on both sides
 //! - [`error`]: what can be wrong with a query
 //! - `exchange`: batches into the blocks of an exchange, and out of them
+//! - `functions`: functions that the engine lacks
 //! - [`frame`]: [`DataFrame`], a query under construction
 //! - `input`: where rows enter a plan
 //! - `ipc`: batches as Arrow IPC
 //! - `keys`: canonical key bytes of columns
+//! - `options`: options of readers and writers
 //! - [`output_mode`]: what a batch writes
 //! - `plan`: from a logical plan to stages
 //! - `program`: a query as it travels to executors
+//! - [`progress`]: what a query tells of its batches
 //! - [`query`]: [`StreamingQuery`], a running query
 //! - [`reader`]: reading streams
 //! - [`session`]: [`Session`], where queries run
@@ -25,6 +28,7 @@
 //! - `stage`: a stage's code
 //! - `state`: groups that live on from batch to batch
 //! - `table`: a stream as a table of the planner
+//! - [`trigger`]: when batches run
 //! - [`writer`]: writing streams
 
 pub mod ddl;
@@ -32,12 +36,15 @@ mod engine;
 pub mod error;
 mod exchange;
 pub mod frame;
+mod functions;
 mod input;
 mod ipc;
 mod keys;
+mod options;
 pub mod output_mode;
 mod plan;
 mod program;
+pub mod progress;
 pub mod query;
 pub mod reader;
 pub mod session;
@@ -49,6 +56,7 @@ mod state;
 mod table;
 #[cfg(test)]
 mod tests;
+pub mod trigger;
 pub mod writer;
 
 pub use arrow;
@@ -60,11 +68,14 @@ pub use datafusion::{
 pub use datafusion_spark::expr_fn::avg;
 pub use error::Error;
 pub use frame::{DataFrame, GroupedData};
+pub use frame::{explode, from_json, split, window, window_sliding};
 pub use millstream_dstreams::{Console, Master};
 pub use output_mode::OutputMode;
+pub use progress::{StreamingQueryProgress, StreamingQueryStatus};
 pub use query::StreamingQuery;
-pub use reader::DataStreamReader;
+pub use reader::{DataStreamReader, MemoryStream};
 pub use session::{Session, executor_programs};
+pub use trigger::Trigger;
 pub use writer::DataStreamWriter;
 
 /// What functions of this crate return.

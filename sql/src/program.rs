@@ -20,7 +20,8 @@ use crate::{
     engine::{self, SharedContext},
     error::{Error, task_failure},
     ipc,
-    sources::SourceSpec,
+    sinks::{ExecutorSink, TaskSink},
+    sources::{ExecutorSource, SourceSpec},
     stage::SqlStage,
 };
 
@@ -68,6 +69,9 @@ pub(crate) struct StateSpec {
     pub(crate) operator: String,
     /// The first so many columns are the key.
     pub(crate) group_columns: usize,
+    /// The column of the key by which a watermark lets groups go.
+    #[serde(default)]
+    pub(crate) time: Option<usize>,
     /// Of its rows.
     pub(crate) schema: SchemaBytes,
     /// The plan that merges rows of equal keys: old ones and new ones in, merged ones out.
@@ -82,6 +86,8 @@ pub(crate) enum Emit {
     All,
     /// Groups that the batch changed.
     Changed,
+    /// Groups that are over by the watermark, once.
+    Over,
 }
 
 /// Where the rows go.
@@ -98,6 +104,8 @@ pub(crate) enum ExitSpec {
     Collect { rows: Option<usize> },
     /// Nowhere.
     Drop,
+    /// To a sink that tasks write to.
+    Sink(TaskSink),
 }
 
 /// An Arrow schema as IPC.
@@ -166,6 +174,8 @@ impl Programs for SessionPrograms {
 
 struct QueryPrograms {
     plan: Plan,
+    sources: Arc<[ExecutorSource]>,
+    sinks: Vec<Arc<ExecutorSink>>,
     stages: Vec<Arc<dyn StageProgram>>,
 }
 
@@ -179,14 +189,19 @@ impl QueryPrograms {
             )
         })?;
         let context: SharedContext = Arc::new(engine::context(&program.zone)?);
-        let sources: Arc<[SourceSpec]> = program.sources.into();
+        let sources = program.sources.into_iter().map(ExecutorSource::new);
+        let sources: Arc<[ExecutorSource]> = sources.collect();
         let mut stages: Vec<Arc<dyn StageProgram>> = Vec::with_capacity(program.stages.len());
+        let mut sinks = Vec::new();
         for spec in program.stages {
             let stage = SqlStage::new(spec, &sources, &context, &zone)?;
+            sinks.extend(stage.sink());
             stages.push(Arc::new(stage));
         }
         Ok(Self {
             plan: program.plan,
+            sources,
+            sinks,
             stages,
         })
     }
@@ -199,5 +214,10 @@ impl Programs for QueryPrograms {
 
     fn program(&self, stage: StageId) -> Option<Arc<dyn StageProgram>> {
         self.stages.get(usize::try_from(stage.0).ok()?).cloned()
+    }
+
+    fn close(&self) {
+        self.sources.iter().for_each(ExecutorSource::close);
+        self.sinks.iter().for_each(|sink| sink.close());
     }
 }

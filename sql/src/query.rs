@@ -6,7 +6,11 @@ use millstream_common::ids::QueryId;
 use millstream_driver::query::handle::{QueryHandle, QueryState};
 use uuid::Uuid;
 
-use crate::{error::Error, session::Session};
+use crate::{
+    error::Error,
+    progress::{Identity, StreamingQueryProgress, StreamingQueryStatus},
+    session::Session,
+};
 
 /// A running query. Cheap to clone; it runs on when every clone is gone.
 #[derive(Clone)]
@@ -22,6 +26,17 @@ pub(crate) struct Running {
     pub(crate) name: Option<String>,
     pub(crate) handle: QueryHandle,
     pub(crate) checkpoint: String,
+    pub(crate) description: Description,
+    pub(crate) has_event_time: bool,
+}
+
+/// A query in words.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Description {
+    pub(crate) logical: String,
+    pub(crate) physical: String,
+    pub(crate) sources: Vec<String>,
+    pub(crate) sink: String,
 }
 
 impl Running {
@@ -58,6 +73,63 @@ impl StreamingQuery {
     /// Its name, where it has one.
     pub fn name(&self) -> Option<&str> {
         self.running.name.as_deref()
+    }
+
+    /// What it does now.
+    pub fn status(&self) -> StreamingQueryStatus {
+        let status = self.running.handle.status().borrow().clone();
+        let is_trigger_active = status.running.is_some();
+        let message = if !self.is_active() {
+            "Stopped".to_owned()
+        } else if status.waits_for_executor {
+            "Waiting for an executor".to_owned()
+        } else if let Some(source) = status.waits_for_source {
+            format!("Waiting for source {source}")
+        } else if is_trigger_active {
+            "Processing new data".to_owned()
+        } else {
+            "Waiting for data to arrive".to_owned()
+        };
+        StreamingQueryStatus {
+            message,
+            is_data_available: is_trigger_active || status.queued > 0,
+            is_trigger_active,
+        }
+    }
+
+    /// The newest batches, at most a thousand, oldest first.
+    pub fn recent_progress(&self) -> Vec<StreamingQueryProgress> {
+        let running = &self.running;
+        let identity = Identity {
+            id: running.id.0,
+            run_id: running.run,
+            name: running.name.as_deref(),
+            sources: &running.description.sources,
+            sink: &running.description.sink,
+            has_event_time: running.has_event_time,
+        };
+        let batches = running.handle.recent();
+        let mut before = None;
+        let mut progress = Vec::with_capacity(batches.len());
+        for batch in &batches {
+            progress.push(StreamingQueryProgress::of(&identity, batch, before));
+            before = Some(batch.as_ref());
+        }
+        progress
+    }
+
+    /// The newest batch.
+    pub fn last_progress(&self) -> Option<StreamingQueryProgress> {
+        self.recent_progress().pop()
+    }
+
+    /// How it is computed: the logical plan, and the physical one before it is cut into stages.
+    pub fn explain(&self) -> String {
+        let description = &self.running.description;
+        format!(
+            "== Logical Plan ==\n{}\n\n== Physical Plan ==\n{}",
+            description.logical, description.physical
+        )
     }
 
     /// Whether it runs.

@@ -1,119 +1,54 @@
-//! Reading streams.
+//! Reading streams, and what doesn't grow.
 
-use std::{collections::BTreeMap, fmt::Display, sync::Arc};
+use std::{fmt::Display, sync::Arc};
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::{
+    datatypes::{DataType, Field, Schema, SchemaRef},
+    record_batch::RecordBatch,
+};
 
 use crate::{
     ddl::IntoSchema,
     error::Error,
     frame::DataFrame,
+    options::Options,
     session::Session,
     sources::{
         SourceSpec, convert,
         csv::CsvOptions,
         files::{FileSource, Format, Mode},
+        json,
+        kafka::KafkaSource,
+        memory::MemoryRows,
+        pattern::{Pattern, Patterns},
+        rate::RateSource,
     },
     table::{StreamSource, StreamTable},
 };
 
-/// What a stream is read from; made by [`Session::read_stream`].
+/// What rows are read from; made by [`Session::read_stream`] and [`Session::read`].
 pub struct DataStreamReader {
     session: Session,
     format: Option<String>,
     schema: Option<Result<SchemaRef, Error>>,
     options: Options,
+    grows: bool,
 }
 
-/// Options by name; names know no case.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Options(BTreeMap<String, (String, String)>);
-
-impl Options {
-    pub(crate) fn set(&mut self, name: &str, value: &dyn Display) {
-        let folded = folded(name);
-        self.0.insert(folded, (name.to_owned(), value.to_string()));
-    }
-
-    /// Takes a value out.
-    pub(crate) fn take(&mut self, name: &str) -> Option<String> {
-        self.0.remove(&folded(name)).map(|(_, value)| value)
-    }
-
-    pub(crate) fn take_bool(&mut self, name: &str) -> Result<Option<bool>, Error> {
-        let Some(value) = self.take(name) else {
-            return Ok(None);
-        };
-        match value.to_ascii_lowercase().as_str() {
-            "true" => Ok(Some(true)),
-            "false" => Ok(Some(false)),
-            _ => Err(Error::option(name, &value, "it is true or false")),
-        }
-    }
-
-    pub(crate) fn take_char(&mut self, name: &str) -> Result<Option<Option<char>>, Error> {
-        let Some(value) = self.take(name) else {
-            return Ok(None);
-        };
-        let mut letters = value.chars();
-        match (letters.next(), letters.next()) {
-            (first, None) => Ok(Some(first)),
-            (Some('\\'), Some('t')) if value.len() == 2 => Ok(Some(Some('\t'))),
-            _ => Err(Error::option(name, &value, "it is one letter")),
-        }
-    }
-
-    pub(crate) fn take_number<T: std::str::FromStr>(
-        &mut self,
-        name: &str,
-        what: &str,
-    ) -> Result<Option<T>, Error> {
-        let Some(value) = self.take(name) else {
-            return Ok(None);
-        };
-        let number = value.trim().parse();
-        number
-            .map(Some)
-            .map_err(|_| Error::option(name, &value, format!("it is {what}")))
-    }
-
-    /// Everything must have been taken: a name that means nothing is told with the nearest that does.
-    pub(crate) fn all_taken(&self, format: &str, known: &[&str]) -> Result<(), Error> {
-        let Some((name, value)) = self.0.values().next() else {
-            return Ok(());
-        };
-        let near = known
-            .iter()
-            .min_by_key(|known| strsim::levenshtein(&folded(known), &folded(name)));
-        let hint = match near {
-            Some(near) => format!(
-                "format {format} has no such option; is {near} meant? There are {}",
-                known.join(", ")
-            ),
-            None => format!("format {format} has no options"),
-        };
-        Err(Error::option(name, value, hint))
-    }
-}
-
-/// `maxFilesPerTrigger` and `max_files_per_trigger` are one.
-fn folded(name: &str) -> String {
-    name.replace('_', "").to_ascii_lowercase()
-}
-
-const FORMATS: &str = "csv and text";
+const FORMATS: &str = "csv, json, kafka, parquet, rate and text";
 
 impl DataStreamReader {
-    pub(crate) fn new(session: Session) -> Self {
+    pub(crate) fn new(session: Session, grows: bool) -> Self {
         Self {
             session,
             format: None,
             schema: None,
             options: Options::default(),
+            grows,
         }
     }
 
-    /// What is read: `csv` or `text`.
+    /// What is read: `csv`, `json`, `kafka`, `parquet`, `rate` or `text`.
     #[must_use]
     pub fn format(mut self, format: &str) -> Self {
         self.format = Some(format.to_owned());
@@ -148,7 +83,23 @@ impl DataStreamReader {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn csv(self, folder: &str) -> Result<DataFrame, Error> {
-        self.format("csv").load(folder)
+        self.format("csv").load_from(folder)
+    }
+
+    /// The JSON files of a folder, an object a line.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn json(self, folder: &str) -> Result<DataFrame, Error> {
+        self.format("json").load_from(folder)
+    }
+
+    /// The Parquet files of a folder.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn parquet(self, folder: &str) -> Result<DataFrame, Error> {
+        self.format("parquet").load_from(folder)
     }
 
     /// The lines of the files of a folder, in a column `value`.
@@ -156,14 +107,22 @@ impl DataStreamReader {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn text(self, folder: &str) -> Result<DataFrame, Error> {
-        self.format("text").load(folder)
+        self.format("text").load_from(folder)
     }
 
-    /// The stream. Nothing is read before a query starts.
+    /// The rows of this folder.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_from(self, folder: &str) -> Result<DataFrame, Error> {
+        self.option("path", folder).load()
+    }
+
+    /// The rows. Nothing is read before a query starts. Files are those of the option `path`.
     ///
     /// # Errors
     /// A format, option or schema that isn't one.
-    pub fn load(mut self, folder: &str) -> Result<DataFrame, Error> {
+    pub fn load(mut self) -> Result<DataFrame, Error> {
         let Some(format) = self.format.take() else {
             return Err(Error::option(
                 "format",
@@ -172,28 +131,41 @@ impl DataStreamReader {
             ));
         };
         let schema = self.schema.take().transpose()?;
+        let zone = self.session.zone_name().to_owned();
+        let has_own_columns = |schema: Option<SchemaRef>| match schema {
+            None => Ok(()),
+            Some(_) => Err(Error::refused(
+                format!("format {format} has columns of its own"),
+                "leave the schema out",
+            )),
+        };
         let (spec, schema) = match format.to_ascii_lowercase().as_str() {
-            "csv" => self.csv_source(folder, schema)?,
-            "text" => self.text_source(folder, schema)?,
+            "csv" => self.csv_source(schema)?,
+            "json" => self.json_source(schema)?,
+            "parquet" => self.parquet_source(schema)?,
+            "text" => self.text_source(schema)?,
+            "kafka" => {
+                has_own_columns(schema)?;
+                let (source, schema) = KafkaSource::of(&mut self.options, &zone)?;
+                (SourceSpec::Kafka(source), schema)
+            }
+            "rate" => {
+                has_own_columns(schema)?;
+                let (source, schema) = RateSource::of(&mut self.options, &zone)?;
+                (SourceSpec::Rate(source), schema)
+            }
             _ => {
                 return Err(Error::option(
                     "format",
                     &format,
-                    format!("streams are read from {FORMATS}"),
+                    format!("rows are read from {FORMATS}"),
                 ));
             }
         };
-        let source = Arc::new(StreamSource {
-            spec: SourceSpec::Files(spec),
-            schema,
-            number: self.session.next_number(),
-        });
-        let context = self.session.context();
-        let inner = context.read_table(Arc::new(StreamTable(source)))?;
-        Ok(DataFrame::new(self.session, inner))
+        frame_of(&self.session, spec, schema, None, self.grows)
     }
 
-    fn files(&mut self, folder: &str, format: Format) -> Result<FileSource, Error> {
+    fn files(&mut self, format: Format, known: &[&str]) -> Result<SourceSpec, Error> {
         let mode = match self.options.take("mode") {
             None => Mode::default(),
             Some(mode) => match mode.to_ascii_uppercase().as_str() {
@@ -215,25 +187,39 @@ impl DataStreamReader {
         if most == Some(0) {
             return Err(Error::option("maxFilesPerTrigger", "0", "it is at least 1"));
         }
-        Ok(FileSource {
+        let folder = self
+            .options
+            .take("path")
+            .ok_or_else(|| Error::option("path", "", "say in which folder the files are"))?;
+        let patterns = Patterns {
+            date: self.pattern("dateFormat")?,
+            timestamp: self.pattern("timestampFormat")?,
+        };
+        let kind = format.kind();
+        let mut all = vec!["path", "mode", "maxFilesPerTrigger"];
+        all.extend(known);
+        self.options.all_taken(kind, &all)?;
+        Ok(SourceSpec::Files(FileSource {
             format,
-            folder: path_of(folder)?,
+            folder: path_of(&folder)?,
             mode,
             max_files_per_trigger: most,
-        })
+            patterns,
+        }))
     }
 
-    fn csv_source(
-        &mut self,
-        folder: &str,
-        schema: Option<SchemaRef>,
-    ) -> Result<(FileSource, SchemaRef), Error> {
-        let Some(schema) = schema else {
-            return Err(Error::refused(
-                "schema must be specified when creating a streaming source of files",
-                "give it with schema(\"name TYPE, ..\")",
-            ));
+    fn pattern(&mut self, name: &str) -> Result<Option<Pattern>, Error> {
+        let Some(text) = self.options.take(name) else {
+            return Ok(None);
         };
+        match Pattern::parse(&text) {
+            Ok(pattern) => Ok(Some(pattern)),
+            Err(reason) => Err(Error::option(name, &text, reason)),
+        }
+    }
+
+    fn csv_source(&mut self, schema: Option<SchemaRef>) -> Result<(SourceSpec, SchemaRef), Error> {
+        let schema = schema.ok_or_else(no_schema)?;
         for field in schema.fields() {
             convert::check_type(field.name(), field.data_type())?;
         }
@@ -257,31 +243,40 @@ impl DataStreamReader {
         csv.trim_start = trim_start.unwrap_or_default();
         let trim_end = options.take_bool("ignoreTrailingWhiteSpace")?;
         csv.trim_end = trim_end.unwrap_or_default();
-        let files = self.files(folder, Format::Csv(csv))?;
-        self.options.all_taken(
-            "csv",
-            &[
-                "header",
-                "sep",
-                "delimiter",
-                "quote",
-                "escape",
-                "comment",
-                "nullValue",
-                "ignoreLeadingWhiteSpace",
-                "ignoreTrailingWhiteSpace",
-                "mode",
-                "maxFilesPerTrigger",
-            ],
-        )?;
-        Ok((files, schema))
+        let known = [
+            "header",
+            "sep",
+            "delimiter",
+            "quote",
+            "escape",
+            "comment",
+            "nullValue",
+            "ignoreLeadingWhiteSpace",
+            "ignoreTrailingWhiteSpace",
+            "dateFormat",
+            "timestampFormat",
+        ];
+        Ok((self.files(Format::Csv(csv), &known)?, schema))
     }
 
-    fn text_source(
+    fn json_source(&mut self, schema: Option<SchemaRef>) -> Result<(SourceSpec, SchemaRef), Error> {
+        let schema = schema.ok_or_else(no_schema)?;
+        for field in schema.fields() {
+            json::check_type(field.name(), field.data_type())?;
+        }
+        let source = self.files(Format::Json, &["dateFormat", "timestampFormat"])?;
+        Ok((source, schema))
+    }
+
+    fn parquet_source(
         &mut self,
-        folder: &str,
         schema: Option<SchemaRef>,
-    ) -> Result<(FileSource, SchemaRef), Error> {
+    ) -> Result<(SourceSpec, SchemaRef), Error> {
+        let schema = schema.ok_or_else(no_schema)?;
+        Ok((self.files(Format::Parquet, &[])?, schema))
+    }
+
+    fn text_source(&mut self, schema: Option<SchemaRef>) -> Result<(SourceSpec, SchemaRef), Error> {
         let own = Arc::new(Schema::new(vec![Field::new("value", DataType::Utf8, true)]));
         if schema.is_some_and(|schema| schema != own) {
             return Err(Error::refused(
@@ -289,22 +284,84 @@ impl DataStreamReader {
                 "leave the schema out",
             ));
         }
-        let files = self.files(folder, Format::Text)?;
-        self.options
-            .all_taken("text", &["mode", "maxFilesPerTrigger"])?;
-        Ok((files, own))
+        Ok((self.files(Format::Text, &[])?, own))
+    }
+}
+
+fn no_schema() -> Error {
+    Error::refused(
+        "schema must be specified when creating a streaming source of files",
+        "give it with schema(\"name TYPE, ..\")",
+    )
+}
+
+pub(crate) fn frame_of(
+    session: &Session,
+    spec: SourceSpec,
+    schema: SchemaRef,
+    rows: Option<MemoryRows>,
+    grows: bool,
+) -> Result<DataFrame, Error> {
+    let source = Arc::new(StreamSource {
+        spec,
+        schema,
+        rows,
+        grows,
+    });
+    let context = session.context();
+    let inner = context.read_table(Arc::new(StreamTable(source)))?;
+    Ok(DataFrame::new(session.clone(), inner))
+}
+
+/// A stream whose rows the program gives, for tests; made by [`Session::memory_stream`]. Its rows are not there any more when the program starts again.
+#[derive(Clone)]
+pub struct MemoryStream {
+    schema: SchemaRef,
+    rows: MemoryRows,
+    frame: DataFrame,
+}
+
+impl MemoryStream {
+    pub(crate) fn new(session: &Session, schema: SchemaRef) -> Result<Self, Error> {
+        let rows = MemoryRows::default();
+        let given = Some(rows.clone());
+        let frame = frame_of(
+            session,
+            SourceSpec::Memory,
+            Arc::clone(&schema),
+            given,
+            true,
+        )?;
+        Ok(Self {
+            schema,
+            rows,
+            frame,
+        })
+    }
+
+    /// Adds rows; the next batch takes them.
+    ///
+    /// # Errors
+    /// When they have other columns.
+    pub fn add_data(&self, rows: &RecordBatch) -> Result<(), Error> {
+        self.rows.add(&self.schema, rows)
+    }
+
+    /// The stream.
+    pub fn to_df(&self) -> DataFrame {
+        self.frame.clone()
     }
 }
 
 /// The absolute path of a folder: the same for executors, wherever they were started.
-fn path_of(folder: &str) -> Result<String, Error> {
+pub(crate) fn path_of(folder: &str) -> Result<String, Error> {
     let path = match folder.split_once("://") {
         Some(("file", path)) => path,
         Some((scheme, _)) => {
             return Err(Error::option(
                 "path",
                 folder,
-                format!("{scheme}:// is not read from; give a folder that every executor has"),
+                format!("{scheme}:// is not known here; give a folder that every executor has"),
             ));
         }
         None => folder,

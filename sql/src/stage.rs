@@ -8,7 +8,12 @@ use std::{
     task::{Context, Poll},
 };
 
-use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
+use arrow::{
+    array::BooleanArray,
+    compute::{concat_batches, filter_record_batch, not},
+    datatypes::SchemaRef,
+    record_batch::RecordBatch,
+};
 use datafusion::{
     execution::{SendableRecordBatchStream, TaskContext as EngineContext},
     physical_plan::ExecutionPlanProperties,
@@ -32,12 +37,14 @@ use crate::{
     engine::SharedContext,
     error::{Error, task_failure},
     exchange::{ExchangeReader, ExchangeWriter, Route},
+    functions::event_time,
     input::{Feed, InputCodec},
     ipc,
     keys::{self, Keys},
     program::{Emit, ExitSpec, InputSpec, SchemaBytes, StageSpec, StateSpec},
-    sources::{BatchReader, SourceSpec},
-    state::GroupTable,
+    sinks::ExecutorSink,
+    sources::{BatchReader, ExecutorSource},
+    state::{GroupTable, Layout, event_times},
 };
 
 thread_local! {
@@ -52,7 +59,7 @@ pub(crate) struct SqlStage {
     plan: Vec<u8>,
     schema: SchemaRef,
     exit: Exit,
-    sources: Arc<[SourceSpec]>,
+    sources: Arc<[ExecutorSource]>,
     context: SharedContext,
     zone: TimeZone,
 }
@@ -74,12 +81,14 @@ enum Input {
 struct State {
     spec: StateSpec,
     schema: SchemaRef,
+    layout: Layout,
 }
 
 enum Exit {
     Exchange(Route),
     Collect(Option<usize>),
     Drop,
+    Sink(Arc<ExecutorSink>),
 }
 
 /// Where a leaf's rows come from in one task.
@@ -108,7 +117,7 @@ type Each<'e, 't> = dyn FnMut(RecordBatch, &mut TaskContext<'t>) -> Result<(), F
 impl SqlStage {
     pub(crate) fn new(
         spec: StageSpec,
-        sources: &Arc<[SourceSpec]>,
+        sources: &Arc<[ExecutorSource]>,
         context: &SharedContext,
         zone: &TimeZone,
     ) -> Result<Self, Error> {
@@ -137,10 +146,18 @@ impl SqlStage {
             });
         }
         let state = match spec.state {
-            Some(spec) => Some(State {
-                schema: spec.schema.schema()?,
-                spec,
-            }),
+            Some(spec) => {
+                let schema = spec.schema.schema()?;
+                Some(State {
+                    layout: Layout {
+                        schema: Arc::clone(&schema),
+                        group_columns: spec.group_columns,
+                        time: spec.time,
+                    },
+                    schema,
+                    spec,
+                })
+            }
             None => None,
         };
         let exit = match spec.exit {
@@ -155,6 +172,7 @@ impl SqlStage {
             }),
             ExitSpec::Collect { rows } => Exit::Collect(rows),
             ExitSpec::Drop => Exit::Drop,
+            ExitSpec::Sink(sink) => Exit::Sink(Arc::new(ExecutorSink::new(sink))),
         };
         Ok(Self {
             inputs,
@@ -166,6 +184,14 @@ impl SqlStage {
             context: Arc::clone(context),
             zone: zone.clone(),
         })
+    }
+
+    /// The sink that tasks write to.
+    pub(crate) fn sink(&self) -> Option<Arc<ExecutorSink>> {
+        match &self.exit {
+            Exit::Sink(sink) => Some(Arc::clone(sink)),
+            _ => None,
+        }
     }
 
     fn open(&self, input: &Input, task: &mut TaskContext<'_>) -> Result<Rows, Failure> {
@@ -284,7 +310,7 @@ impl SqlStage {
         let mut arrived = Vec::new();
         for (_, mut rows) in self.inputs(task)? {
             while let Some(batch) = rows.next(task)? {
-                arrived.push(batch);
+                arrived.push(in_time(batch, &state.spec, task).map_err(task_failure)?);
             }
         }
         let key = StateKey {
@@ -299,10 +325,7 @@ impl SqlStage {
             .and_then(|known| known.downcast::<GroupTable>().ok());
         let mut table = match known {
             Some(table) => table,
-            None => Box::new(GroupTable::new(
-                Arc::clone(&state.schema),
-                state.spec.group_columns,
-            )),
+            None => Box::new(GroupTable::new(state.layout.clone())),
         };
         let advanced = self.advance(state, &mut table, arrived, &folder, task);
         // Changes that don't count are dropped by the next task.
@@ -342,7 +365,10 @@ impl SqlStage {
         let changed = self.merge(state, table, arrived, task)?;
         let id = task.id;
         let operator = &state.spec.operator;
-        let files = table.change(changed.clone(), Vec::new(), &mut |kind, content| {
+        let over = Over::of(table, &changed, &state.spec, task).map_err(task_failure)?;
+        task.counts.state_rows_updated += over.kept.num_rows() as u64;
+        task.counts.state_rows_removed += over.removed.len() as u64;
+        let files = table.change(over.kept, over.removed, &mut |kind, content| {
             folder.write(id, operator, kind, content)
         })?;
         failpoint!(
@@ -355,6 +381,7 @@ impl SqlStage {
         let given = match state.spec.emit {
             Emit::All => table.all().map_err(task_failure)?,
             Emit::Changed => changed,
+            Emit::Over => over.rows,
         };
         Ok((given, files))
     }
@@ -410,12 +437,84 @@ impl SqlStage {
     }
 }
 
+/// Without the rows whose keys were over before the batch.
+fn in_time(
+    batch: RecordBatch,
+    spec: &StateSpec,
+    task: &mut TaskContext<'_>,
+) -> Result<RecordBatch, Error> {
+    let (Some(column), Some(late)) = (spec.time, task.watermarks.late) else {
+        return Ok(batch);
+    };
+    let late = late.saturating_mul(1_000);
+    let times = event_times(batch.column(column).as_ref())?;
+    let is_in_time = times
+        .into_iter()
+        .map(|time| Some(time.is_none_or(|time| time > late)));
+    let is_in_time: BooleanArray = is_in_time.collect();
+    let kept = filter_record_batch(&batch, &is_in_time)?;
+    task.counts.late_rows += (batch.num_rows() - kept.num_rows()) as u64;
+    Ok(kept)
+}
+
+/// What a batch's watermark lets go.
+struct Over {
+    /// Of the changed groups, those that stay.
+    kept: RecordBatch,
+    /// Keys that were there before and go.
+    removed: Vec<Box<[u8]>>,
+    /// All groups that go, as they are in the end: those that the batch didn't change by time and key, then those that it did.
+    rows: RecordBatch,
+}
+
+impl Over {
+    fn of(
+        table: &GroupTable,
+        changed: &RecordBatch,
+        spec: &StateSpec,
+        task: &TaskContext<'_>,
+    ) -> Result<Self, Error> {
+        let (Some(column), Some(evict)) = (spec.time, task.watermarks.evict) else {
+            return Ok(Self {
+                kept: changed.clone(),
+                removed: Vec::new(),
+                rows: RecordBatch::new_empty(changed.schema()),
+            });
+        };
+        let evict = evict.saturating_mul(1_000);
+        let times = event_times(changed.column(column).as_ref())?;
+        let is_over = times
+            .into_iter()
+            .map(|time| Some(time.is_some_and(|time| time <= evict)));
+        let is_over: BooleanArray = is_over.collect();
+        let kept = filter_record_batch(changed, &not(&is_over)?)?;
+        let ended = filter_record_batch(changed, &is_over)?;
+        let removed = table.over(evict);
+        let ended_keys = keys::encode(&ended.columns()[..spec.group_columns], ended.num_rows())?;
+        let just_changed: HashSet<&[u8]> = ended_keys.iter().collect();
+        let unchanged = removed
+            .iter()
+            .map(|key| &key[..])
+            .filter(|key| !just_changed.contains(key));
+        let rows = match table.rows_of(unchanged)? {
+            Some(rows) => concat_batches(&changed.schema(), [&rows, &ended])?,
+            None => ended,
+        };
+        Ok(Self {
+            kept,
+            removed,
+            rows,
+        })
+    }
+}
+
 /// So often merged rows are merged again.
 const MOST_MERGES: usize = 4;
 
 impl StageProgram for SqlStage {
     fn run(&self, task: &mut TaskContext<'_>) -> Result<TaskOutput, Failure> {
         let mut output = TaskOutput::default();
+        event_time::forget();
         match &self.exit {
             Exit::Exchange(route) => {
                 let mut writer =
@@ -441,6 +540,14 @@ impl StageProgram for SqlStage {
                     output.result = Some(bytes.into());
                 }
             }
+            Exit::Sink(sink) => {
+                let mut writer = sink.writer(&self.schema, &self.zone, task)?;
+                output.state = self.run_into(task, &mut |batch, task| {
+                    task.counts.output_rows += batch.num_rows() as u64;
+                    writer.write(&batch, task)
+                })?;
+                output.sink = Some(writer.finish(task)?);
+            }
             Exit::Drop => {
                 output.state = self.run_into(task, &mut |batch, task| {
                     task.counts.output_rows += batch.num_rows() as u64;
@@ -448,6 +555,7 @@ impl StageProgram for SqlStage {
                 })?;
             }
         }
+        output.event_time_maxima = event_time::take_seen();
         Ok(output)
     }
 }

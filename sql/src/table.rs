@@ -6,24 +6,26 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::{
     catalog::{Session, TableProvider},
-    datasource::TableType,
+    datasource::{DefaultTableSource, TableType},
     error::Result,
-    logical_expr::{Expr, LogicalPlan},
+    logical_expr::{Expr, LogicalPlan, TableSource},
     physical_plan::ExecutionPlan,
 };
 
 use crate::{
     input::{InputExec, Scan},
-    sources::SourceSpec,
+    sources::{SourceSpec, memory::MemoryRows},
 };
 
 /// A source that a reader loaded.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub(crate) struct StreamSource {
     pub(crate) spec: SourceSpec,
     pub(crate) schema: SchemaRef,
-    /// Tells two loads of the same folder apart.
-    pub(crate) number: u64,
+    /// Of a memory stream.
+    pub(crate) rows: Option<MemoryRows>,
+    /// It is a stream; else what is there when a query starts is all.
+    pub(crate) grows: bool,
 }
 
 /// The table.
@@ -60,8 +62,25 @@ impl TableProvider for StreamTable {
 
 /// Whether a plan reads a stream.
 pub(crate) fn reads_stream(plan: &LogicalPlan) -> bool {
-    if let LogicalPlan::TableScan(_) = plan {
-        return true;
+    if let LogicalPlan::TableScan(scan) = plan {
+        return grows(scan.source.as_ref());
     }
     plan.inputs().into_iter().any(reads_stream)
+}
+
+/// Whether a plan reads anything that executors read.
+pub(crate) fn reads_files(plan: &LogicalPlan) -> bool {
+    if let LogicalPlan::TableScan(scan) = plan {
+        let provider = scan.source.downcast_ref::<DefaultTableSource>();
+        return provider.is_some_and(|provider| provider.table_provider.is::<StreamTable>());
+    }
+    plan.inputs().into_iter().any(reads_files)
+}
+
+fn grows(source: &dyn TableSource) -> bool {
+    let Some(provider) = source.downcast_ref::<DefaultTableSource>() else {
+        return false;
+    };
+    let table = provider.table_provider.downcast_ref::<StreamTable>();
+    table.is_some_and(|table| table.0.grows)
 }

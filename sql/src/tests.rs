@@ -1,5 +1,7 @@
 //! Whole queries in this process, from files to the console.
 
+mod golden;
+
 use std::{
     collections::BTreeMap,
     io::{self, Write},

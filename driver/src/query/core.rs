@@ -11,6 +11,7 @@
 //! entry ends it too; one that finds a lower epoch's drops what is in flight and reads the logs again.
 
 mod batch;
+mod event_time;
 mod guard;
 mod input;
 mod purge;
@@ -33,6 +34,7 @@ use millstream_common::{
 
 use self::{
     batch::{Batch, Step},
+    event_time::EventTimes,
     guard::Guard,
     input::Input,
     purge::Purge,
@@ -66,6 +68,7 @@ pub struct QueryCore {
     guard: Guard,
     purge: Purge,
     state: StateVersions,
+    event_times: EventTimes,
     waits_for_executor: bool,
     wake_at: Option<Tick>,
     status: QueryStatus,
@@ -114,6 +117,7 @@ impl QueryCore {
             current: None,
             guard: Guard::default(),
             state: StateVersions::default(),
+            event_times: EventTimes::default(),
             waits_for_executor: false,
             wake_at: None,
             status: QueryStatus::default(),
@@ -255,6 +259,10 @@ impl QueryCore {
     fn advance(&mut self, now: Tick) -> Result<(), QueryError> {
         self.start_next(now)?;
         self.plan_if_due(now);
+        if self.is_complete() {
+            self.stopping = true;
+            self.input.stop();
+        }
         let nothing_left = self.current.is_none()
             && self.input.is_idle()
             && self.guard.is_idle()

@@ -106,6 +106,40 @@ pub struct OutputInfo {
     pub publishes: bool,
 }
 
+/// A column of event times that a query watches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventTime {
+    /// Under this name tasks report the latest one.
+    pub id: String,
+    /// How far the watermark stays behind it.
+    pub delay_millis: i64,
+}
+
+/// When batches run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Trigger {
+    /// At each multiple of the interval, with or without input. With interval 0 as soon as there is input.
+    #[default]
+    Interval,
+    /// At multiples of so many milliseconds, if there is input. A batch that takes longer is followed by the next at once, and no multiple is made up for.
+    ProcessingTime(u64),
+    /// One batch of what is there, then the query ends.
+    Once,
+    /// As many batches as what is there needs, then the query ends.
+    AvailableNow,
+}
+
+/// How batches follow each other. The default is that of a query without event times.
+#[derive(Clone, Debug, Default)]
+pub struct BatchRules {
+    /// When they run. All but [`Trigger::Interval`] want the interval 0.
+    pub trigger: Trigger,
+    /// Columns of event times, whose latest make the watermark.
+    pub event_times: Vec<EventTime>,
+    /// State or output waits for the watermark: when it has moved, a batch is due even without input.
+    pub waits_for_watermark: bool,
+}
+
 /// What the state machine starts from.
 #[derive(Clone, Debug)]
 pub struct CoreOptions {
@@ -141,6 +175,8 @@ pub struct CoreOptions {
     pub retained_batches: u64,
     /// The rate controller's settings; none leaves it off.
     pub rate: Option<RateOptions>,
+    /// How batches follow each other.
+    pub rules: BatchRules,
 }
 
 /// Tells answers apart that belong to a state that was given up; see [`Event`].

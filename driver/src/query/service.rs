@@ -36,7 +36,7 @@ use self::{sources::SourceTask, store::Storage};
 use super::{
     core::QueryCore,
     error::{QueryError, Stopped},
-    event::{CoreOptions, Event, OutputInfo, QueryNews},
+    event::{BatchRules, CoreOptions, Event, OutputInfo, QueryNews},
     handle::{self, Desk, QueryHandle, StopWish},
     rate::RateOptions,
     shared_file::SharedFiles,
@@ -79,6 +79,8 @@ pub struct QueryOptions {
     pub retained_batches: u64,
     /// The rate controller's settings; none leaves it off.
     pub rate: Option<RateOptions>,
+    /// How batches follow each other.
+    pub rules: BatchRules,
     /// The checkpoint's folder, where executors must share it.
     pub checkpoint_folder: Option<PathBuf>,
     /// What executors need to run it, where that isn't part of the application's graph.
@@ -166,6 +168,7 @@ impl QueryService {
             max_queued: options.max_queued,
             retained_batches: options.retained_batches,
             rate: options.rate,
+            rules: options.rules,
         });
         let (desk, handle) = handle::pair();
         let service = Self {

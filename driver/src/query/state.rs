@@ -7,7 +7,7 @@ use std::{
 
 use millstream_common::{ids::BatchId, protocol::StateFile};
 
-use super::entries::Commit;
+use super::{entries::Commit, progress::StateProgress};
 
 /// The files of each state partition, by operator and partition, oldest first.
 pub type StateFiles = BTreeMap<(String, u32), Vec<StateFile>>;
@@ -70,6 +70,28 @@ impl StateVersions {
         self.listed.values().copied().max().unwrap_or_default()
     }
 
+    /// Rows and bytes by operator.
+    pub fn progress(&self) -> Vec<StateProgress> {
+        let mut operators: Vec<StateProgress> = Vec::new();
+        for ((operator, _), files) in self.current.iter() {
+            let is_known = operators
+                .last()
+                .is_some_and(|known| known.operator == *operator);
+            if !is_known {
+                operators.push(StateProgress {
+                    operator: operator.clone(),
+                    ..StateProgress::default()
+                });
+            }
+            if let Some(known) = operators.last_mut() {
+                known.rows += files.last().map_or(0, |file| file.rows);
+                known.bytes += files.iter().map(|file| file.length).sum::<u64>();
+                known.partitions += 1;
+            }
+        }
+        operators
+    }
+
     /// Whether there is any state.
     pub fn is_empty(&self) -> bool {
         self.listed.is_empty()
@@ -97,6 +119,7 @@ mod tests {
             offset: 0,
             length: 1,
             checksum: 2,
+            rows: 3,
         }
     }
 

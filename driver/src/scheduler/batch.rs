@@ -513,6 +513,9 @@ impl Batch {
                 total.input_rows += counts.input_rows;
                 total.input_bytes += counts.input_bytes;
                 total.malformed += counts.malformed;
+                total.late_rows += counts.late_rows;
+                total.state_rows_updated += counts.state_rows_updated;
+                total.state_rows_removed += counts.state_rows_removed;
                 total.shuffle_rows_read += counts.shuffle_rows_read;
                 total.shuffle_rows_written += counts.shuffle_rows_written;
                 total.output_rows += counts.output_rows;

@@ -111,6 +111,9 @@ impl From<TaskCounts> for pb::TaskCounts {
             kafka_records: counts.kafka_records,
             kafka_ranges_buffered: counts.kafka_ranges_buffered,
             kafka_ranges_awaited: counts.kafka_ranges_awaited,
+            late_rows: counts.late_rows,
+            state_rows_updated: counts.state_rows_updated,
+            state_rows_removed: counts.state_rows_removed,
         }
     }
 }
@@ -128,6 +131,9 @@ impl From<pb::TaskCounts> for TaskCounts {
             kafka_records: counts.kafka_records,
             kafka_ranges_buffered: counts.kafka_ranges_buffered,
             kafka_ranges_awaited: counts.kafka_ranges_awaited,
+            late_rows: counts.late_rows,
+            state_rows_updated: counts.state_rows_updated,
+            state_rows_removed: counts.state_rows_removed,
         }
     }
 }
@@ -165,6 +171,7 @@ impl From<StateFile> for pb::StateFile {
             offset: file.offset,
             length: file.length,
             checksum: file.checksum,
+            rows: file.rows,
         }
     }
 }
@@ -178,6 +185,7 @@ impl From<pb::StateFile> for StateFile {
             offset: file.offset,
             length: file.length,
             checksum: file.checksum,
+            rows: file.rows,
         }
     }
 }

@@ -98,9 +98,9 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn state_file()(operator in ".{0,4}", partition in any::<u32>(), file in ".{0,4}", numbers in any::<[u64; 3]>()) -> StateFile {
-        let [offset, length, checksum] = numbers;
-        StateFile { operator, partition, file, offset, length, checksum }
+    fn state_file()(operator in ".{0,4}", partition in any::<u32>(), file in ".{0,4}", numbers in any::<[u64; 4]>()) -> StateFile {
+        let [offset, length, checksum, rows] = numbers;
+        StateFile { operator, partition, file, offset, length, checksum, rows }
     }
 }
 
@@ -111,7 +111,7 @@ prop_compose! {
         sink in option::of((any::<u32>(), any::<u64>(), any::<u64>(), json())),
         state in vec(state_file(), 0..2),
         event_time_maxima in btree_map(".{0,4}", any::<i64>(), 0..3),
-        counts in any::<[u64; 10]>(),
+        counts in any::<[u64; 13]>(),
     ) -> TaskOutput {
         TaskOutput {
             exchanges,
@@ -130,6 +130,9 @@ prop_compose! {
                 kafka_records: counts[7],
                 kafka_ranges_buffered: counts[8],
                 kafka_ranges_awaited: counts[9],
+                late_rows: counts[10],
+                state_rows_updated: counts[11],
+                state_rows_removed: counts[12],
             },
         }
     }

@@ -2,7 +2,7 @@
 
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, expr::AggregateFunction};
 
-use crate::{error::Error, keys, output_mode::OutputMode};
+use crate::{error::Error, functions::event_time, keys, output_mode::OutputMode};
 
 /// What of a query decides how it runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub(crate) struct Shape {
     pub(crate) aggregates: bool,
     /// Its rows have an order.
     pub(crate) sorted: bool,
+    /// A watermark tells when groups are over.
+    pub(crate) has_event_time: bool,
 }
 
 /// Checks a streaming query.
@@ -22,9 +24,9 @@ pub(crate) fn check(plan: &LogicalPlan, mode: OutputMode) -> Result<Shape, Error
             "Complete output mode not supported when there are no streaming aggregations on streaming DataFrames/Datasets",
             "use append or update mode, or aggregate the rows",
         )),
-        OutputMode::Append if shape.aggregates => Err(Error::refused(
+        OutputMode::Append if shape.aggregates && !shape.has_event_time => Err(Error::refused(
             "Append output mode not supported when there are streaming aggregations on streaming DataFrames/Datasets without watermark",
-            "use complete mode for the whole result of each batch, or update mode for what changed; watermarks are not there yet",
+            "group by a column of event times or a window of them, with with_watermark before; or use complete mode for the whole result of each batch, or update mode for what changed",
         )),
         _ => Ok(shape),
     }
@@ -35,8 +37,9 @@ fn visit(plan: &LogicalPlan, mode: OutputMode, shape: &mut Shape) -> Result<(), 
         LogicalPlan::Projection(_)
         | LogicalPlan::Filter(_)
         | LogicalPlan::SubqueryAlias(_)
-        | LogicalPlan::TableScan(_) => {}
-        LogicalPlan::Union(_) => {}
+        | LogicalPlan::TableScan(_)
+        | LogicalPlan::Union(_)
+        | LogicalPlan::Unnest(_) => {}
         LogicalPlan::Aggregate(aggregate) => {
             if shape.aggregates {
                 return Err(Error::refused(
@@ -45,6 +48,9 @@ fn visit(plan: &LogicalPlan, mode: OutputMode, shape: &mut Shape) -> Result<(), 
                 ));
             }
             shape.aggregates = true;
+            let keys = aggregate.schema.fields().iter();
+            let mut keys = keys.take(aggregate.group_expr.len());
+            shape.has_event_time = keys.any(|field| event_time::is_marked(field));
             check_aggregate(aggregate)?;
         }
         LogicalPlan::Sort(_) => {

@@ -29,6 +29,7 @@ use serde_json::json;
 
 use crate::{
     error::Error,
+    functions::event_time,
     input::{Feed, InputCodec, InputExec, Scan},
     output_mode::OutputMode,
     program::{Emit, ExitSpec, InputSpec, Program, SchemaBytes, StageSpec, StateSpec},
@@ -47,6 +48,8 @@ pub(crate) struct Stages {
     pub(crate) program: Program,
     /// The sources, as the plan has them.
     pub(crate) sources: Vec<Arc<StreamSource>>,
+    /// A batch is due when the watermark has moved.
+    pub(crate) waits_for_watermark: bool,
 }
 
 /// Cuts a plan.
@@ -64,6 +67,7 @@ pub(crate) fn cut(
         stages: Vec::new(),
         sources: Vec::new(),
         aggregates: 0,
+        waits_for_watermark: false,
     };
     let mut draft = Draft::default();
     let top = cutter.piece(plan, &mut draft)?;
@@ -88,6 +92,7 @@ pub(crate) fn cut(
             stages: cutter.stages,
         },
         sources: cutter.sources,
+        waits_for_watermark: cutter.waits_for_watermark,
     })
 }
 
@@ -98,6 +103,7 @@ struct Cutter {
     stages: Vec<StageSpec>,
     sources: Vec<Arc<StreamSource>>,
     aggregates: u32,
+    waits_for_watermark: bool,
 }
 
 /// A stage while its piece is put together.
@@ -296,12 +302,21 @@ impl Cutter {
         });
         let emit = match self.mode {
             OutputMode::Complete => Emit::All,
-            OutputMode::Append | OutputMode::Update => Emit::Changed,
+            OutputMode::Update => Emit::Changed,
+            OutputMode::Append => Emit::Over,
         };
-        draft.gives_anyway |= emit == Emit::All || group_columns == 0;
+        let mut keys = schema.fields().iter().take(group_columns);
+        // A complete result lets nothing go.
+        let time = match emit {
+            Emit::All => None,
+            Emit::Changed | Emit::Over => keys.position(|field| event_time::is_marked(field)),
+        };
+        draft.gives_anyway |= emit == Emit::All || group_columns == 0 || time.is_some();
+        self.waits_for_watermark |= time.is_some();
         draft.state = Some(StateSpec {
             operator: id,
             group_columns,
+            time,
             schema: SchemaBytes::of(&schema)?,
             merge: bytes_of(Arc::new(merge))?,
             emit,

@@ -3,6 +3,8 @@
 //! Layout:
 //! - `check`: what streams can't do, by Spark's rules, said when the query is built
 //! - `cut`: a physical plan cut where rows change partitions
+//! - `rewrite`: windows, `explode` and event-time columns, as the engine can plan them
 
 pub(crate) mod check;
 pub(crate) mod cut;
+pub(crate) mod rewrite;

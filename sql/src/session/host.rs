@@ -15,7 +15,7 @@ use millstream_driver::{
     application::{Checkpoint, Driver, DriverOptions, QuerySetup},
     blocks::{Fetcher, GrpcFetch},
     cluster::ClusterHandle,
-    query::handle::QueryHandle,
+    query::{event::BatchRules, handle::QueryHandle},
 };
 use millstream_dstreams::{InProcessFetch, Master, in_process_link};
 use millstream_executor::{Executor, Options};
@@ -135,6 +135,14 @@ impl Host {
         self.http
     }
 
+    pub(super) fn config(&self) -> &Config {
+        &self.options.config
+    }
+
+    pub(super) fn build_id(&self) -> &str {
+        &self.options.build_id
+    }
+
     pub(super) fn cluster(&self) -> &ClusterHandle {
         &self.cluster
     }
@@ -156,7 +164,7 @@ impl Host {
         &self,
         query: NewQuery,
         location: &str,
-    ) -> Result<(QueryId, QueryHandle), Error> {
+    ) -> Result<(QueryId, QueryHandle, Vec<String>), Error> {
         let config = self.options.config.to_builder();
         let config = config
             .set(keys::CHECKPOINT_LOCATION, Some(location.to_owned()))
@@ -178,10 +186,16 @@ impl Host {
             ));
         }
         let mut sources = Vec::new();
+        let described = stages.sources.iter();
+        let described = described.map(|source| source.spec.description()).collect();
         for source in &stages.sources {
-            sources.push(source.spec.driver(Arc::clone(&self.options.clock))?);
+            let clock = Arc::clone(&self.options.clock);
+            let driver = source
+                .spec
+                .driver(clock, query.bounds, source.rows.as_ref());
+            sources.push(driver?);
         }
-        let arguments = json!({ "query": query.text, "name": query.name });
+        let arguments = json!({ "query": query.description.logical, "name": query.name });
         let setup = QuerySetup {
             plan: Arc::new(stages.program.plan.clone()),
             sources,
@@ -191,6 +205,11 @@ impl Host {
             build_id: self.options.build_id.clone(),
             checkpoint,
             fetcher: Arc::clone(&self.fetcher),
+            rules: BatchRules {
+                trigger: query.trigger,
+                waits_for_watermark: stages.waits_for_watermark && !query.event_times.is_empty(),
+                event_times: query.event_times,
+            },
             program: Some(stages.program.encode()?),
         };
         let driver = Arc::clone(&self.driver);
@@ -203,7 +222,7 @@ impl Host {
         };
         let (id, handle) = wait(runtime, begun)??;
         tracing::info!(query = %id, name = query.name, checkpoint = location, "query started");
-        Ok((id, handle))
+        Ok((id, handle, described))
     }
 
     /// Where a query keeps its checkpoint.
@@ -220,7 +239,7 @@ impl Host {
         })
     }
 
-    fn temporary_location(&self) -> Result<String, Error> {
+    pub(super) fn temporary_location(&self) -> Result<String, Error> {
         if self.options.master == Master::Cluster {
             return Err(Failure::new(
                 FailureKind::BadInput,

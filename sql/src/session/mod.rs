@@ -21,6 +21,7 @@ use datafusion::{
 };
 use jiff::tz::TimeZone;
 use millstream_common::{
+    config::keys,
     failure::{Failure, FailureKind},
     protocol::Application,
     time::Clock,
@@ -28,7 +29,11 @@ use millstream_common::{
 use millstream_driver::{
     cluster::ClusterHandle,
     output::OutputDriver,
-    query::{error::Stopped, handle::Ended},
+    query::{
+        error::Stopped,
+        event::{EventTime, Trigger},
+        handle::Ended,
+    },
 };
 use millstream_dstreams::Console;
 use millstream_executor::ProgramsFactory;
@@ -40,14 +45,15 @@ pub use builder::SessionBuilder;
 use host::Host;
 
 use crate::{
+    ddl::IntoSchema,
     engine::SharedContext,
     error::Error,
     frame::DataFrame,
     plan::cut::Stages,
     program::SessionPrograms,
-    query::{Running, StreamingQuery},
-    reader::DataStreamReader,
-    table,
+    query::{Description, Running, StreamingQuery},
+    reader::{DataStreamReader, MemoryStream},
+    sources::Bounds,
 };
 
 /// Where queries run. Cheap to clone.
@@ -80,8 +86,11 @@ struct Inner {
 pub(crate) struct NewQuery {
     pub(crate) name: Option<String>,
     pub(crate) checkpoint: Option<String>,
-    /// The logical plan, for people.
-    pub(crate) text: String,
+    pub(crate) description: Description,
+    pub(crate) trigger: Trigger,
+    pub(crate) bounds: Bounds,
+    /// Columns whose latest times make the watermark.
+    pub(crate) event_times: Vec<EventTime>,
     /// Makes the stages for a number of partitions.
     pub(crate) cut: Box<dyn FnOnce(u32) -> Result<Stages, Error> + Send>,
     pub(crate) output: Arc<dyn OutputDriver>,
@@ -105,7 +114,20 @@ impl Session {
 
     /// Begins to read a stream.
     pub fn read_stream(&self) -> DataStreamReader {
-        DataStreamReader::new(self.clone())
+        DataStreamReader::new(self.clone(), true)
+    }
+
+    /// Begins to read what doesn't grow: files as they are when a query runs.
+    pub fn read(&self) -> DataStreamReader {
+        DataStreamReader::new(self.clone(), false)
+    }
+
+    /// A stream whose rows the program gives, for tests.
+    ///
+    /// # Errors
+    /// A schema that isn't one.
+    pub fn memory_stream(&self, schema: impl IntoSchema) -> Result<MemoryStream, Error> {
+        MemoryStream::new(self, schema.into_schema(self.zone_name())?)
     }
 
     /// A query in SQL over views that [`DataFrame::create_or_replace_temp_view`] made.
@@ -197,6 +219,24 @@ impl Session {
         &self.0.zone_name
     }
 
+    pub(crate) fn build_id(&self) -> &str {
+        self.0.host.build_id()
+    }
+
+    /// Whether files are forced to the disk before they count.
+    pub(crate) fn fsync(&self) -> bool {
+        self.0.host.config().get(keys::FILE_SINK_FSYNC)
+    }
+
+    pub(crate) fn accepts_duplicates(&self) -> bool {
+        self.0.host.config().get(keys::KAFKA_SINK_ACCEPT_DUPLICATES)
+    }
+
+    /// A folder for a query that isn't gone on with.
+    pub(crate) fn scratch_checkpoint(&self) -> Result<String, Error> {
+        self.0.host.temporary_location()
+    }
+
     pub(crate) fn stop_timeout(&self) -> Duration {
         self.0.host.stop_timeout()
     }
@@ -223,7 +263,6 @@ impl Session {
 
     /// The physical plan.
     pub(crate) fn plan(&self, plan: LogicalPlan) -> Result<Arc<dyn ExecutionPlan>, Error> {
-        debug_assert!(table::reads_stream(&plan));
         let state = self.0.context.state();
         let planned = self.wait(async move { state.create_physical_plan(&plan).await })?;
         Ok(planned?)
@@ -251,13 +290,18 @@ impl Session {
                 "stop that one, or name the queries with query_name, or give each an option checkpointLocation",
             ));
         }
-        let (id, handle) = self.0.host.begin(query, &checkpoint)?;
+        let mut description = query.description.clone();
+        let has_event_time = !query.event_times.is_empty();
+        let (id, handle, sources) = self.0.host.begin(query, &checkpoint)?;
+        description.sources = sources;
         let running = Arc::new(Running {
             id,
             run: Uuid::new_v4(),
             name,
             handle,
             checkpoint,
+            description,
+            has_event_time,
         });
         queries.push(Arc::clone(&running));
         Ok(StreamingQuery::new(running, self.clone()))

@@ -7,7 +7,7 @@ mod cell;
 
 use std::fmt::Write;
 
-use arrow::record_batch::RecordBatch;
+use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use jiff::tz::TimeZone;
 
 use crate::error::Error;
@@ -33,6 +33,18 @@ impl Default for Shown {
             truncate: Some(20),
         }
     }
+}
+
+/// The table of batches with these columns.
+pub(crate) fn table_of(
+    schema: &SchemaRef,
+    batches: &[RecordBatch],
+    shown: Shown,
+    zone: &TimeZone,
+) -> Result<String, Error> {
+    let fields = schema.fields().iter();
+    let names: Vec<&str> = fields.map(|field| field.name().as_str()).collect();
+    table(&names, batches, shown, zone)
 }
 
 /// The table of these batches, which have at least one row more than is shown where there are more. Ends with a line feed.

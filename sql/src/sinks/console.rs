@@ -9,9 +9,9 @@ use millstream_common::failure::Failure;
 use millstream_driver::output::{BatchInfo, BlockReader, OutputDriver, PartitionResult};
 use millstream_dstreams::Console;
 
+use super::memory::rows_of;
 use crate::{
     error::task_failure,
-    ipc,
     show::{self, Shown},
 };
 
@@ -32,17 +32,9 @@ impl OutputDriver for ConsoleOutput {
         results: &[PartitionResult],
         _blocks: Arc<dyn BlockReader>,
     ) -> Result<(), Failure> {
-        let mut batches = Vec::new();
-        for result in results.iter().filter_map(|result| result.result.as_ref()) {
-            batches.extend(ipc::read(result).map_err(task_failure)?.1);
-        }
-        let names: Vec<&str> = self
-            .schema
-            .fields()
-            .iter()
-            .map(|field| field.name().as_str())
-            .collect();
-        let table = show::table(&names, &batches, self.shown, &self.zone).map_err(task_failure)?;
+        let batches = rows_of(results)?;
+        let table =
+            show::table_of(&self.schema, &batches, self.shown, &self.zone).map_err(task_failure)?;
         let number = batch.batch;
         self.console
             .write(&format!("{RULE}\nBatch: {number}\n{RULE}\n{table}\n"))

@@ -13,6 +13,7 @@ use arrow::{
 };
 use jiff::{civil, tz::TimeZone};
 
+use super::pattern::Patterns;
 use crate::error::Error;
 
 /// Whether texts can become values of this type; the message names the column.
@@ -42,6 +43,7 @@ pub(crate) fn column(
     texts: &StringArray,
     data_type: &DataType,
     zone: &TimeZone,
+    patterns: &Patterns,
 ) -> Result<ArrayRef, Error> {
     Ok(match data_type {
         DataType::Utf8 => Arc::new(texts.clone()),
@@ -60,7 +62,9 @@ pub(crate) fn column(
         )),
         DataType::Binary => Arc::new(BinaryArray::from_iter(texts.iter())),
         DataType::Date32 => Arc::new(Date32Array::from_iter(
-            texts.iter().map(|text| text.and_then(date)),
+            texts
+                .iter()
+                .map(|text| text.and_then(|text| date(text, patterns))),
         )),
         DataType::Decimal128(precision, scale) => {
             let values = texts
@@ -76,7 +80,7 @@ pub(crate) fn column(
             };
             let values = texts
                 .iter()
-                .map(|text| text.and_then(|text| timestamp(text, &zone)));
+                .map(|text| text.and_then(|text| timestamp(text, &zone, patterns)));
             let array = TimestampMicrosecondArray::from_iter(values);
             Arc::new(array.with_timezone_opt(in_zone.clone()))
         }
@@ -120,7 +124,10 @@ fn float<T: std::str::FromStr + From<f32>>(text: &str) -> Option<T> {
     text.parse().ok()
 }
 
-fn date(text: &str) -> Option<i32> {
+pub(crate) fn date(text: &str, patterns: &Patterns) -> Option<i32> {
+    if let Some(pattern) = &patterns.date {
+        return pattern.date(text);
+    }
     let date: civil::Date = text.parse().ok()?;
     if text.len() != 10 {
         return None;
@@ -130,7 +137,10 @@ fn date(text: &str) -> Option<i32> {
 }
 
 /// `2026-11-22`, `2026-11-22 10:00:00`, `2026-11-22T10:00:00.5`, each with a zone at its end or in the session's.
-pub(crate) fn timestamp(text: &str, zone: &TimeZone) -> Option<i64> {
+pub(crate) fn timestamp(text: &str, zone: &TimeZone, patterns: &Patterns) -> Option<i64> {
+    if let Some(pattern) = &patterns.timestamp {
+        return pattern.timestamp(text, zone);
+    }
     if let Ok(instant) = text.parse::<jiff::Timestamp>() {
         return Some(instant.as_microsecond());
     }
@@ -140,7 +150,7 @@ pub(crate) fn timestamp(text: &str, zone: &TimeZone) -> Option<i64> {
 }
 
 /// Digits with a point and an exponent if wanted, rounded half up to the scale.
-fn decimal(text: &str, precision: u8, scale: i8) -> Option<i128> {
+pub(crate) fn decimal(text: &str, precision: u8, scale: i8) -> Option<i128> {
     let (unsigned, is_negative) = match text.strip_prefix('-') {
         Some(rest) => (rest, true),
         None => (text.strip_prefix('+').unwrap_or(text), false),
@@ -188,7 +198,7 @@ mod tests {
     fn converted(texts: &[&str], data_type: DataType) -> Vec<String> {
         let zone = TimeZone::get("Europe/Berlin").unwrap();
         let texts = StringArray::from_iter_values(texts);
-        let column = column(&texts, &data_type, &zone).unwrap();
+        let column = column(&texts, &data_type, &zone, &Patterns::default()).unwrap();
         assert_eq!(column.data_type(), &data_type);
         let shown = arrow::compute::cast(&column, &DataType::Utf8).unwrap();
         let shown = shown.as_string::<i32>().iter();
@@ -228,6 +238,10 @@ mod tests {
         );
     }
 
+    fn iso(text: &str, zone: &TimeZone) -> Option<i64> {
+        timestamp(text, zone, &Patterns::default())
+    }
+
     #[test]
     fn timestamps_without_a_zone_are_the_sessions() {
         let zone = TimeZone::get("Europe/Berlin").unwrap();
@@ -238,12 +252,12 @@ mod tests {
             "2026-01-15T13:00:00",
             "2026-01-15T07:00:00-05:00",
         ] {
-            assert_eq!(timestamp(text, &zone), Some(noon_utc), "{text}");
+            assert_eq!(iso(text, &zone), Some(noon_utc), "{text}");
         }
         assert_eq!(
-            timestamp("2026-01-15", &zone),
+            iso("2026-01-15", &zone),
             Some(noon_utc - 13 * 3_600_000_000)
         );
-        assert_eq!(timestamp("soon", &zone), None);
+        assert_eq!(iso("soon", &zone), None);
     }
 }

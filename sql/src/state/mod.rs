@@ -11,9 +11,24 @@
 //! - `file`: a segment as a file
 //! - `segment`: a segment in memory
 //! - `table`: segments, their index, and merging
+//! - `time`: event times of keys
 
 mod file;
 mod segment;
 mod table;
+mod time;
+
+use arrow::datatypes::SchemaRef;
 
 pub(crate) use table::GroupTable;
+pub(crate) use time::micros as event_times;
+
+/// How the rows of groups are laid out.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    pub(crate) schema: SchemaRef,
+    /// The first so many columns are the key.
+    pub(crate) group_columns: usize,
+    /// The column of the key that is an event time or a window of them, by which a watermark lets groups go.
+    pub(crate) time: Option<usize>,
+}

@@ -1,12 +1,14 @@
 //! Segments, their index, and merging.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use arrow::{compute::interleave_record_batch, datatypes::SchemaRef, record_batch::RecordBatch};
 use hashbrown::{HashSet, HashTable, hash_table::Entry};
 use millstream_common::{failure::Failure, protocol::StateFile, routing::Slot};
 use millstream_dataflow::state::FileKind;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{file, segment::Segment};
+use super::{Layout, file, segment::Segment};
 use crate::{
     error::{Error, task_failure},
     keys::{self, Keys},
@@ -24,13 +26,14 @@ pub(crate) type ReadFile<'a> = dyn Fn(&StateFile) -> Result<bytes::Bytes, Failur
 
 /// The groups of one state partition.
 pub(crate) struct GroupTable {
-    schema: SchemaRef,
-    group_columns: usize,
+    layout: Layout,
     /// By number; merged ones leave holes that are filled again.
     segments: Vec<Option<Segment>>,
     /// Numbers of the segments, oldest first.
     order: Vec<u32>,
     index: HashTable<Place>,
+    /// Keys by when they are over, where they have an event time.
+    timers: BTreeMap<i64, BTreeSet<Box<[u8]>>>,
     pending: Option<Pending>,
 }
 
@@ -55,14 +58,14 @@ fn hash(key: &[u8]) -> u64 {
 }
 
 impl GroupTable {
-    /// An empty table of rows of this schema, whose first columns are the key.
-    pub(crate) fn new(schema: SchemaRef, group_columns: usize) -> Self {
+    /// An empty table of rows that are laid out so.
+    pub(crate) fn new(layout: Layout) -> Self {
         Self {
-            schema,
-            group_columns,
+            layout,
             segments: Vec::new(),
             order: Vec::new(),
             index: HashTable::new(),
+            timers: BTreeMap::new(),
             pending: None,
         }
     }
@@ -94,20 +97,20 @@ impl GroupTable {
             self.apply(pending);
             return Ok(false);
         }
-        *self = Self::new(SchemaRef::clone(&self.schema), self.group_columns);
+        *self = Self::new(self.layout.clone());
         for listed in files {
             let content = read(listed)?;
             let (rows, removed) = file::decode(&listed.file, &content).map_err(task_failure)?;
-            if rows.schema() != self.schema {
+            if rows.schema() != self.layout.schema {
                 return Err(task_failure(Error::internal(format!(
                     "state file {} has other columns than the query: {} instead of {}",
                     listed.file,
                     rows.schema(),
-                    self.schema
+                    self.layout.schema
                 ))));
             }
-            let segment = Segment::new(rows, removed, self.group_columns, listed.clone())
-                .map_err(task_failure)?;
+            let segment =
+                Segment::new(rows, removed, &self.layout, listed.clone()).map_err(task_failure)?;
             self.add(segment);
         }
         Ok(true)
@@ -146,7 +149,17 @@ impl GroupTable {
         for key in &segment.removed {
             let is_it = |place: &Place| key_at(segments, *place) == &key[..];
             if let Ok(found) = self.index.find_entry(hash(key), is_it) {
-                found.remove();
+                let (place, _) = found.remove();
+                let was_in = segments.get(place.segment as usize);
+                let time = was_in.and_then(|was_in| was_in.as_ref()?.time(place.row));
+                if let Some(time) = time
+                    && let Some(keys) = self.timers.get_mut(&time)
+                {
+                    keys.remove(key);
+                    if keys.is_empty() {
+                        self.timers.remove(&time);
+                    }
+                }
             }
         }
         for (row, key) in (0u32..).zip(segment.keys.iter()) {
@@ -160,6 +173,9 @@ impl GroupTable {
                 Entry::Occupied(mut found) => *found.get_mut() = place,
                 Entry::Vacant(none) => {
                     none.insert(place);
+                    if let Some(time) = segment.time(row) {
+                        self.timers.entry(time).or_default().insert(key.into());
+                    }
                 }
             }
         }
@@ -179,6 +195,12 @@ impl GroupTable {
         }
     }
 
+    /// Committed keys that are over at this time, microseconds: by time, and by key within one.
+    pub(crate) fn over(&self, time: i64) -> Vec<Box<[u8]>> {
+        let keys = self.timers.range(..=time);
+        keys.flat_map(|(_, keys)| keys.iter().cloned()).collect()
+    }
+
     /// The committed rows of these keys, in their order; keys without one are left out.
     pub(crate) fn rows_of<'k>(
         &self,
@@ -193,7 +215,7 @@ impl GroupTable {
 
     /// Rows by place; places past the segments are rows of `more`.
     fn gather(&self, places: &[Place], more: Option<&RecordBatch>) -> Result<RecordBatch, Error> {
-        let empty = RecordBatch::new_empty(SchemaRef::clone(&self.schema));
+        let empty = RecordBatch::new_empty(SchemaRef::clone(&self.layout.schema));
         let mut batches: Vec<&RecordBatch> = self
             .segments
             .iter()
@@ -244,12 +266,13 @@ impl GroupTable {
         removed: Vec<Box<[u8]>>,
         write: &mut WriteFile<'_>,
     ) -> Result<Vec<StateFile>, Failure> {
+        let live = self.len_after(&rows, &removed).map_err(task_failure)?;
         let merged = self.merge(write)?;
         let delta = if rows.num_rows() == 0 && removed.is_empty() {
             None
         } else {
-            let rows = by_slot(&rows, self.group_columns).map_err(task_failure)?;
-            Some(self.write(FileKind::Delta, rows, removed, write)?)
+            let rows = by_slot(&rows, self.layout.group_columns).map_err(task_failure)?;
+            Some(self.write(FileKind::Delta, rows, removed, live, write)?)
         };
         if merged.is_none() && delta.is_none() {
             return Ok(self.files().cloned().collect());
@@ -268,16 +291,32 @@ impl GroupTable {
         Ok(files)
     }
 
+    /// Groups once these changes count.
+    fn len_after(&self, rows: &RecordBatch, removed: &[Box<[u8]>]) -> Result<usize, Error> {
+        let keys = keys::encode(
+            &rows.columns()[..self.layout.group_columns],
+            rows.num_rows(),
+        )?;
+        let new = keys.iter().filter(|key| self.find(key).is_none()).count();
+        let gone = removed
+            .iter()
+            .filter(|key| self.find(key).is_some())
+            .count();
+        Ok(self.len() + new - gone)
+    }
+
     fn write(
         &self,
         kind: FileKind,
         rows: RecordBatch,
         removed: Vec<Box<[u8]>>,
+        live: usize,
         write: &mut WriteFile<'_>,
     ) -> Result<Segment, Failure> {
         let content = file::encode(&rows, &removed).map_err(task_failure)?;
-        let file = write(kind, &content)?;
-        Segment::new(rows, removed, self.group_columns, file).map_err(task_failure)
+        let mut file = write(kind, &content)?;
+        file.rows = live as u64;
+        Segment::new(rows, removed, &self.layout, file).map_err(task_failure)
     }
 
     /// Merges committed segments where that is due.
@@ -312,12 +351,13 @@ impl GroupTable {
         removed.sort_unstable();
         removed.dedup();
         let rows = self.gather(&places, None).map_err(task_failure)?;
-        let rows = by_slot(&rows, self.group_columns).map_err(task_failure)?;
+        let rows = by_slot(&rows, self.layout.group_columns).map_err(task_failure)?;
         let kind = match from {
             0 => FileKind::Snapshot,
             _ => FileKind::Merged,
         };
-        Ok(Some((from, self.write(kind, rows, removed, write)?)))
+        let segment = self.write(kind, rows, removed, self.len(), write)?;
+        Ok(Some((from, segment)))
     }
 
     /// The position of the first segment that is to be merged with all after it.
@@ -363,7 +403,7 @@ fn by_slot(rows: &RecordBatch, group_columns: usize) -> Result<RecordBatch, Erro
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
+    use std::{cell::RefCell, sync::Arc};
 
     use arrow::{
         array::{AsArray, Int64Array, StringArray},
@@ -378,6 +418,14 @@ mod tests {
             Field::new("key", DataType::Utf8, true),
             Field::new("count", DataType::Int64, true),
         ]))
+    }
+
+    fn layout() -> Layout {
+        Layout {
+            schema: schema(),
+            group_columns: 1,
+            time: None,
+        }
     }
 
     fn batch(rows: &BTreeMap<String, i64>) -> RecordBatch {
@@ -418,6 +466,7 @@ mod tests {
                 offset: 0,
                 length: content.len() as u64,
                 checksum: xxh3_64(content),
+                rows: 0,
             })
         }
 
@@ -471,12 +520,12 @@ mod tests {
         #[test]
         fn a_table_is_what_its_committed_changes_make(steps in prop::collection::vec(step(), 1..60)) {
             let files = Files::default();
-            let mut table = GroupTable::new(schema(), 1);
+            let mut table = GroupTable::new(layout());
             let mut committed: Vec<StateFile> = Vec::new();
             let mut model: BTreeMap<String, i64> = BTreeMap::new();
             for step in steps {
                 if step.moves {
-                    table = GroupTable::new(schema(), 1);
+                    table = GroupTable::new(layout());
                 }
                 files.align(&mut table, &committed);
                 prop_assert_eq!(table.len(), model.len());
@@ -503,7 +552,7 @@ mod tests {
     #[test]
     fn what_is_in_memory_is_not_read_again() {
         let files = Files::default();
-        let mut table = GroupTable::new(schema(), 1);
+        let mut table = GroupTable::new(layout());
         let first = files.change(&mut table, &BTreeMap::from([("a".to_owned(), 1)]), &[]);
         assert!(!files.align(&mut table, &first));
         let second = files.change(&mut table, &BTreeMap::from([("a".to_owned(), 2)]), &[]);
@@ -519,7 +568,7 @@ mod tests {
     #[test]
     fn segments_stay_few_and_old_rows_are_let_go() {
         let files = Files::default();
-        let mut table = GroupTable::new(schema(), 1);
+        let mut table = GroupTable::new(layout());
         let mut committed = Vec::new();
         for round in 0..600i64 {
             let rows = (0..50).map(|key| (format!("k{}", (round * 7 + key) % 2_000), round));
@@ -547,7 +596,7 @@ mod tests {
         let written: usize = files.0.borrow().values().map(|content| content.len()).sum();
         let kept: usize = committed.iter().map(|file| file.length as usize).sum();
         assert!(written < 40 * kept, "{written} bytes written for {kept}");
-        let mut restored = GroupTable::new(schema(), 1);
+        let mut restored = GroupTable::new(layout());
         assert!(files.align(&mut restored, &committed));
         assert_eq!(content(&restored), content(&table));
     }

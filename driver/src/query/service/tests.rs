@@ -273,6 +273,7 @@ impl World {
         let options = QueryOptions {
             plan: self.plan(),
             parallelism: 2,
+            rules: Default::default(),
             interval_millis: self.interval,
             fresh_query: QueryId::random(),
             address: "test".into(),
