@@ -67,13 +67,26 @@ where
     J: FnOnce(&Session, A) -> Result<(), E>,
     E: Into<crate::Error>,
 {
+    launch_with(|_| {}, job)
+}
+
+/// The same for a program with functions of its own: `functions` is called on the driver and on executors, which therefore run this binary.
+pub fn launch_with<A, F, J, E>(functions: F, job: J) -> ExitCode
+where
+    A: Args + FromArgMatches + 'static,
+    F: FnOnce(&mut Registry),
+    J: FnOnce(&Session, A) -> Result<(), E>,
+    E: Into<crate::Error>,
+{
+    let mut registry = Registry::default();
+    functions(&mut registry);
     let mut command = match cli::command::<A>() {
         Ok(command) => command,
         Err(error) => return fail(&error),
     };
     let done = match cli::parse::<A>(&mut command, std::env::args_os().collect()) {
-        Ok(Role::Driver(flags, own)) => drive(&flags, own, job),
-        Ok(Role::Executor(flags)) => execute(&flags),
+        Ok(Role::Driver(flags, own)) => drive(&flags, own, registry, job),
+        Ok(Role::Executor(flags)) => execute(&flags, registry),
         Err(error) => {
             // A closed terminal can't show help.
             let _ = error.print();
@@ -86,7 +99,12 @@ where
     }
 }
 
-fn drive<A, J, E>(flags: &LaunchArgs, arguments: A, job: J) -> error::Result<ExitCode>
+fn drive<A, J, E>(
+    flags: &LaunchArgs,
+    arguments: A,
+    functions: Registry,
+    job: J,
+) -> error::Result<ExitCode>
 where
     J: FnOnce(&Session, A) -> Result<(), E>,
     E: Into<crate::Error>,
@@ -101,6 +119,7 @@ where
         .master(master)
         .config(&config)
         .build_id(&build_id.wait()?)
+        .functions(functions)
         .build()?;
     let runtime = session.runtime()?;
     let driver = (session.address(), session.cluster());
@@ -158,7 +177,7 @@ fn watch_signals(session: &Session) -> error::Result<()> {
     Ok(())
 }
 
-fn execute(flags: &ExecutorArgs) -> error::Result<ExitCode> {
+fn execute(flags: &ExecutorArgs, functions: Registry) -> error::Result<ExitCode> {
     let build_id = Mutex::new(Some(BuildId::begin()?));
     let mut config = flags.config()?;
     let mut drivers = flags.driver.clone();
@@ -192,7 +211,7 @@ fn execute(flags: &ExecutorArgs) -> error::Result<ExitCode> {
             Failure::caused_by(FailureKind::Io, "could not read this executable", &error)
         })
     });
-    let executor = Executor::new(options, executor_programs(), take_build_id, Arc::new(link));
+    let executor = Executor::new(options, executor_programs(functions), take_build_id, Arc::new(link));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("io")

@@ -13,6 +13,7 @@ use datafusion::{
 use crate::{
     error::Error,
     functions::{self, planner::SparkPlanner},
+    udf::Registry,
 };
 
 /// Partitions that plans are made for. They stand for any number: where rows change partitions a plan is cut, and the pieces run on one partition each.
@@ -22,7 +23,7 @@ pub(crate) const PLANNED_PARTITIONS: usize = 2;
 const BATCH_ROWS: usize = 8_192;
 
 /// The engine with Spark's functions.
-pub(crate) fn context(zone: &str) -> Result<SessionContext, Error> {
+pub(crate) fn context(zone: &str, own: &Registry) -> Result<SessionContext, Error> {
     let mut config = SessionConfig::new()
         .with_target_partitions(PLANNED_PARTITIONS)
         .with_batch_size(BATCH_ROWS)
@@ -54,6 +55,9 @@ pub(crate) fn context(zone: &str) -> Result<SessionContext, Error> {
     let mut context = SessionContext::new_with_state(state);
     datafusion_spark::register_all(&mut context)?;
     functions::register(&context, zone)?;
+    for function in own.functions() {
+        context.register_udf(function.clone());
+    }
     Ok(context)
 }
 

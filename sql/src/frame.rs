@@ -133,6 +133,14 @@ impl DataFrame {
         Ok(self.with(self.inner.clone().select(expressions)?))
     }
 
+    /// A call of a function by name: of the program's own, or one that SQL has.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub fn call(&self, function: &str, arguments: Vec<Expr>) -> Result<Expr, Error> {
+        Ok(self.session.function(function)?.call(arguments))
+    }
+
     /// Rows for which the condition is true.
     ///
     /// # Errors

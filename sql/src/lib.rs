@@ -29,6 +29,7 @@
 //! - `state`: groups that live on from batch to batch
 //! - `table`: a stream as a table of the planner
 //! - [`trigger`]: when batches run
+//! - [`udf`]: functions of the program's own
 //! - [`writer`]: writing streams
 
 pub mod ddl;
@@ -57,6 +58,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 pub mod trigger;
+pub mod udf;
 pub mod writer;
 
 pub use arrow;
@@ -76,6 +78,7 @@ pub use query::StreamingQuery;
 pub use reader::{DataStreamReader, MemoryStream};
 pub use session::{Session, executor_programs};
 pub use trigger::Trigger;
+pub use udf::Registry;
 pub use writer::DataStreamWriter;
 
 /// What functions of this crate return.

@@ -23,6 +23,7 @@ use crate::{
     sinks::{ExecutorSink, TaskSink},
     sources::{ExecutorSource, SourceSpec},
     stage::SqlStage,
+    udf::Registry,
 };
 
 /// The whole.
@@ -138,12 +139,14 @@ impl Program {
 /// What an executor of a session without user functions is: it takes any query of the same release.
 pub(crate) struct SessionPrograms {
     plan: Plan,
+    functions: Registry,
 }
 
 impl SessionPrograms {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(functions: Registry) -> Self {
         Self {
             plan: Plan::default(),
+            functions,
         }
     }
 }
@@ -157,16 +160,23 @@ impl Programs for SessionPrograms {
         None
     }
 
-    fn session_fingerprint(&self, _build_id: &str) -> String {
-        format!(
+    fn session_fingerprint(&self, build_id: &str) -> String {
+        let release = format!(
             "millstream {}, protocol {PROTOCOL_VERSION}, {}",
             env!("CARGO_PKG_VERSION"),
             engine::version()
+        );
+        if self.functions.functions().is_empty() {
+            return release;
+        }
+        format!(
+            "{release}, functions of build {build_id}: {}",
+            self.functions.fingerprint()
         )
     }
 
     fn of_query(&self, program: &QueryProgram) -> Result<Arc<dyn Programs>, Failure> {
-        let made = Program::decode(&program.bytes).and_then(QueryPrograms::new);
+        let made = Program::decode(&program.bytes).and_then(|program| QueryPrograms::new(program, &self.functions));
         let programs = made.map_err(|error| task_failure(error).with_retry(Retry::Never))?;
         Ok(Arc::new(programs))
     }
@@ -180,7 +190,7 @@ struct QueryPrograms {
 }
 
 impl QueryPrograms {
-    fn new(program: Program) -> Result<Self, Error> {
+    fn new(program: Program, functions: &Registry) -> Result<Self, Error> {
         let zone = TimeZone::get(&program.zone).map_err(|error| {
             Failure::caused_by(
                 FailureKind::Io,
@@ -188,7 +198,7 @@ impl QueryPrograms {
                 &error,
             )
         })?;
-        let context: SharedContext = Arc::new(engine::context(&program.zone)?);
+        let context: SharedContext = Arc::new(engine::context(&program.zone, functions)?);
         let sources = program.sources.into_iter().map(ExecutorSource::new);
         let sources: Arc<[ExecutorSource]> = sources.collect();
         let mut stages: Vec<Arc<dyn StageProgram>> = Vec::with_capacity(program.stages.len());

@@ -18,7 +18,7 @@ use super::{
     Inner, Session,
     host::{Host, HostOptions},
 };
-use crate::{engine, error::Error};
+use crate::{engine, error::Error, udf::Registry};
 
 /// How a session is set up; made by [`Session::builder`].
 pub struct SessionBuilder {
@@ -28,6 +28,7 @@ pub struct SessionBuilder {
     console: Console,
     clock: Arc<dyn Clock>,
     build_id: String,
+    functions: Registry,
 }
 
 impl Default for SessionBuilder {
@@ -39,6 +40,7 @@ impl Default for SessionBuilder {
             console: Console::stdout(),
             clock: Arc::new(SystemClock::new()),
             build_id: "unknown".to_owned(),
+            functions: Registry::default(),
         }
     }
 }
@@ -102,6 +104,13 @@ impl SessionBuilder {
         self
     }
 
+    /// Functions of the program's own. Executors of other processes must have them too.
+    #[must_use]
+    pub fn functions(mut self, functions: Registry) -> Self {
+        self.functions = functions;
+        self
+    }
+
     /// Starts the driver, and on `local[N]` the executor.
     ///
     /// # Errors
@@ -125,13 +134,14 @@ impl SessionBuilder {
             Some(name) => (zone, name),
             None => (TimeZone::UTC, "UTC".to_owned()),
         };
-        let context = Arc::new(engine::context(&zone_name)?);
+        let context = Arc::new(engine::context(&zone_name, &self.functions)?);
         let host = Host::start(HostOptions {
             name: self.name,
             master: self.master,
             config,
             clock: self.clock,
             build_id: self.build_id,
+            functions: self.functions,
         })?;
         Ok(Session(Arc::new(Inner {
             host,

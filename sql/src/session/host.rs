@@ -27,7 +27,7 @@ use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use super::{NewQuery, executor_programs, wait};
-use crate::{error::Error, program::SessionPrograms};
+use crate::{error::Error, program::SessionPrograms, udf::Registry};
 
 /// Threads for IO; they don't compute.
 const IO_THREADS: usize = 2;
@@ -38,6 +38,7 @@ pub(super) struct HostOptions {
     pub(super) config: Config,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) build_id: String,
+    pub(super) functions: Registry,
 }
 
 pub(super) struct Host {
@@ -86,9 +87,10 @@ impl Host {
             seed: uuid::Uuid::new_v4().as_u64_pair().0,
         };
         let application = application_of(&options, 0, Value::Null);
-        let fingerprint = SessionPrograms::new().session_fingerprint(&options.build_id);
+        let fingerprint = SessionPrograms::new(options.functions.clone()).session_fingerprint(&options.build_id);
         let clock = Arc::clone(&options.clock);
         let id = options.build_id.clone();
+        let functions = options.functions.clone();
         let starting = async move {
             let driver = Driver::start(driver_options).await?;
             let (fetcher, executor): (Fetcher, _) = match master {
@@ -96,7 +98,7 @@ impl Host {
                     let build_id = id.clone();
                     let executor = Executor::new(
                         Options::in_process(slots, config.clone()),
-                        executor_programs(),
+                        executor_programs(functions),
                         Arc::new(move || Ok(build_id.clone())),
                         Arc::new(in_process_link(driver.cluster().clone())),
                     )
@@ -137,6 +139,10 @@ impl Host {
 
     pub(super) fn config(&self) -> &Config {
         &self.options.config
+    }
+
+    pub(super) fn functions(&self) -> &Registry {
+        &self.options.functions
     }
 
     pub(super) fn build_id(&self) -> &str {

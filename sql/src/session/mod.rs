@@ -17,7 +17,7 @@ use std::{
 };
 
 use datafusion::{
-    logical_expr::LogicalPlan, physical_plan::ExecutionPlan, prelude::SessionContext,
+    logical_expr::{LogicalPlan, ScalarUDF}, physical_plan::ExecutionPlan, prelude::SessionContext,
 };
 use jiff::tz::TimeZone;
 use millstream_common::{
@@ -54,6 +54,7 @@ use crate::{
     query::{Description, Running, StreamingQuery},
     reader::{DataStreamReader, MemoryStream},
     sources::Bounds,
+    udf::Registry,
 };
 
 /// Where queries run. Cheap to clone.
@@ -96,9 +97,9 @@ pub(crate) struct NewQuery {
     pub(crate) output: Arc<dyn OutputDriver>,
 }
 
-/// What an executor of another process runs for sessions without user functions.
-pub fn executor_programs() -> ProgramsFactory {
-    Arc::new(|_: &Application| Ok(Arc::new(SessionPrograms::new()) as Arc<_>))
+/// What an executor of another process runs for sessions with these functions.
+pub fn executor_programs(functions: Registry) -> ProgramsFactory {
+    Arc::new(move |_: &Application| Ok(Arc::new(SessionPrograms::new(functions.clone())) as Arc<_>))
 }
 
 impl Session {
@@ -217,6 +218,17 @@ impl Session {
 
     pub(crate) fn zone_name(&self) -> &str {
         &self.0.zone_name
+    }
+
+    pub(crate) fn function(&self, name: &str) -> Result<ScalarUDF, Error> {
+        if let Some(function) = self.0.host.functions().find(name) {
+            return Ok(function.clone());
+        }
+        let known = self.0.context.state();
+        let known = known.scalar_functions().get(&name.to_ascii_lowercase());
+        known
+            .map(|function| function.as_ref().clone())
+            .ok_or_else(|| Error::Plan(format!("there is no function {name}")))
     }
 
     pub(crate) fn build_id(&self) -> &str {
