@@ -326,4 +326,48 @@ mod tests {
             other.session_fingerprint("a")
         );
     }
+
+    #[test]
+    fn an_output_has_a_partition_per_task_that_feeds_it() {
+        let stage = |branches, exchanges| StagePlan {
+            name: String::new(),
+            branches,
+            exchanges,
+            output: None,
+            operators: Vec::new(),
+            stateful: Vec::new(),
+            empty_to_empty: false,
+            speculative: false,
+        };
+        let from = |stage, exchange| {
+            Branch::Exchanges(vec![ExchangeRef {
+                stage: StageId(stage),
+                exchange,
+            }])
+        };
+        let source = |index| Branch::Source(SourceId(index));
+        let plan = Plan {
+            stages: vec![
+                stage(
+                    vec![source(0), source(1)],
+                    vec![Exchange::Hash(7), Exchange::Keep],
+                ),
+                stage(vec![from(0, 0)], vec![Exchange::Gather]),
+                stage(vec![from(0, 1), from(1, 0)], vec![]),
+            ],
+            ..Plan::default()
+        };
+        let fed_by = |stage| {
+            let mut plan = plan.clone();
+            plan.outputs = vec![OutputPlan {
+                id: "out-0".into(),
+                kind: "out".into(),
+                stage: StageId(stage),
+                settings: json!({}),
+            }];
+            plan.output_partitions(OutputIndex(0), &[3, 2])
+        };
+        assert_eq!([fed_by(0), fed_by(1), fed_by(2)], [5, 7, 6]);
+        assert_eq!(plan.output_partitions(OutputIndex(0), &[3, 2]), 0);
+    }
 }

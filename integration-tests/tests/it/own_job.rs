@@ -1,7 +1,7 @@
 //! A job of one's own: what `millstream new` writes is built outside of the workspace, tested, run, changed, and run on.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
@@ -33,6 +33,13 @@ pub(crate) fn checkout() -> &'static Path {
 /// Cargo, with the target directory and profile of this build.
 fn cargo(folder: &Path, subcommand: &str) -> Command {
     let mut cargo = Command::new(env!("CARGO"));
+    // Of the package under test; build scripts that look at them would run again, and replace this very program.
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(&name);
+        }
+    }
     cargo
         .current_dir(folder)
         .env("CARGO_TARGET_DIR", profile_folder().parent().unwrap())

@@ -134,7 +134,7 @@ async fn objects_have_their_documented_keys() {
         query,
         output: "save#0".to_owned(),
         next: BatchId(0),
-        interrupted_build: None,
+        interrupted: None,
     };
     assert!(publisher.check(&start).await.unwrap().is_empty());
     assert!(
