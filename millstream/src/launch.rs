@@ -380,7 +380,7 @@ pub(crate) fn start_children_of(
 
 impl Orders {
     /// What an executor of `local-cluster` runs with: its own settings, and its driver's.
-    fn configuration(&self, own: &Config) -> Result<Config> {
+    pub(crate) fn configuration(&self, own: &Config) -> Result<Config> {
         let driver: Config = serde_json::from_value(self.config.clone()).map_err(Error::other)?;
         let mut builder = driver
             .for_executor(own)

@@ -51,7 +51,6 @@ pub use millstream_sql::*;
 use crate::{
     build_id::BuildId,
     cli::{self, ExecutorArgs, LaunchArgs, Role},
-    error,
     launch::{
         EXIT_UNCOMMITTED, Ready, fail, run_executor, start_children_of, start_logging, take_orders,
         with_secret, write_ready,
@@ -104,7 +103,7 @@ fn drive<A, J, E>(
     arguments: A,
     functions: Registry,
     job: J,
-) -> error::Result<ExitCode>
+) -> crate::error::Result<ExitCode>
 where
     J: FnOnce(&Session, A) -> Result<(), E>,
     E: Into<crate::Error>,
@@ -158,7 +157,7 @@ where
 }
 
 /// The first signal stops queries in an orderly way, within `stop.timeout`; the second at once.
-fn watch_signals(session: &Session) -> error::Result<()> {
+fn watch_signals(session: &Session) -> crate::error::Result<()> {
     let runtime = session.runtime()?;
     let mut signals = {
         let _inside = runtime.enter();
@@ -177,7 +176,7 @@ fn watch_signals(session: &Session) -> error::Result<()> {
     Ok(())
 }
 
-fn execute(flags: &ExecutorArgs, functions: Registry) -> error::Result<ExitCode> {
+fn execute(flags: &ExecutorArgs, functions: Registry) -> crate::error::Result<ExitCode> {
     let build_id = Mutex::new(Some(BuildId::begin()?));
     let mut config = flags.config()?;
     let mut drivers = flags.driver.clone();

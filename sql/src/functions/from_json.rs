@@ -40,11 +40,11 @@ impl FromJsonFunction {
     }
 
     fn fields(&self, schema: Option<&ScalarValue>) -> Result<Fields> {
-        let (Some(
+        let Some(
             ScalarValue::Utf8(Some(text))
             | ScalarValue::Utf8View(Some(text))
             | ScalarValue::LargeUtf8(Some(text)),
-        )) = schema
+        ) = schema
         else {
             return Err(wrong(
                 "the schema of from_json is a literal text such as 'a INT, b STRING'",

@@ -25,8 +25,6 @@ pub(crate) struct Parsed {
     pub(crate) columns: Vec<ArrayRef>,
     /// Per text, whether all of it fitted.
     pub(crate) fits: Vec<bool>,
-    /// Per text, whether it was JSON at all.
-    pub(crate) is_json: Vec<bool>,
 }
 
 /// Whether JSON can become values of this type; the message names the column.
@@ -64,14 +62,12 @@ pub(crate) fn parse<'t>(
 ) -> Result<Parsed, Error> {
     let mut objects: Vec<Option<Map<String, Value>>> = Vec::new();
     let mut fits = Vec::new();
-    let mut is_json = Vec::new();
     for text in texts {
         let value = text.map(serde_json::from_str::<Value>);
         let object = match value {
             Some(Ok(Value::Object(object))) => Some(object),
             _ => None,
         };
-        is_json.push(object.is_some());
         fits.push(object.is_some() || text.is_none());
         objects.push(object);
     }
@@ -86,7 +82,6 @@ pub(crate) fn parse<'t>(
     Ok(Parsed {
         columns,
         fits: reader.fits,
-        is_json,
     })
 }
 
@@ -392,7 +387,6 @@ mod tests {
         let texts = [None, Some(r#"{"a":1}"#)].into_iter();
         let parsed = parse(texts, schema.fields(), &TimeZone::UTC, &Patterns::default()).unwrap();
         assert_eq!(parsed.fits, [true, true]);
-        assert_eq!(parsed.is_json, [false, true]);
         assert!(parsed.columns[0].as_primitive::<Int32Type>().is_null(0));
     }
 }
