@@ -210,7 +210,12 @@ fn execute(flags: &ExecutorArgs, functions: Registry) -> crate::error::Result<Ex
             Failure::caused_by(FailureKind::Io, "could not read this executable", &error)
         })
     });
-    let executor = Executor::new(options, executor_programs(functions), take_build_id, Arc::new(link));
+    let executor = Executor::new(
+        options,
+        executor_programs(functions),
+        take_build_id,
+        Arc::new(link),
+    );
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("io")

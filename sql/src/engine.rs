@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::{
-    execution::{
-        SessionStateBuilder, SessionStateDefaults, runtime_env::RuntimeEnvBuilder,
-    },
+    execution::{SessionStateBuilder, SessionStateDefaults, runtime_env::RuntimeEnvBuilder},
     logical_expr::planner::ExprPlanner,
     prelude::{SessionConfig, SessionContext},
 };

@@ -176,7 +176,8 @@ impl Programs for SessionPrograms {
     }
 
     fn of_query(&self, program: &QueryProgram) -> Result<Arc<dyn Programs>, Failure> {
-        let made = Program::decode(&program.bytes).and_then(|program| QueryPrograms::new(program, &self.functions));
+        let made = Program::decode(&program.bytes)
+            .and_then(|program| QueryPrograms::new(program, &self.functions));
         let programs = made.map_err(|error| task_failure(error).with_retry(Retry::Never))?;
         Ok(Arc::new(programs))
     }

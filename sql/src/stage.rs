@@ -8,12 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use arrow::{
-    array::BooleanArray,
-    compute::{concat_batches, filter_record_batch, not},
-    datatypes::SchemaRef,
-    record_batch::RecordBatch,
-};
+use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use datafusion::{
     execution::{SendableRecordBatchStream, TaskContext as EngineContext},
     physical_plan::ExecutionPlanProperties,
@@ -44,7 +39,7 @@ use crate::{
     program::{Emit, ExitSpec, InputSpec, SchemaBytes, StageSpec, StateSpec},
     sinks::ExecutorSink,
     sources::{BatchReader, ExecutorSource},
-    state::{GroupTable, Layout, event_times},
+    state::{GroupTable, Layout, Over, in_time},
 };
 
 thread_local! {
@@ -434,77 +429,6 @@ impl SqlStage {
             FailureKind::Internal,
             "merging groups gives the same keys again and again",
         ))
-    }
-}
-
-/// Without the rows whose keys were over before the batch.
-fn in_time(
-    batch: RecordBatch,
-    spec: &StateSpec,
-    task: &mut TaskContext<'_>,
-) -> Result<RecordBatch, Error> {
-    let (Some(column), Some(late)) = (spec.time, task.watermarks.late) else {
-        return Ok(batch);
-    };
-    let late = late.saturating_mul(1_000);
-    let times = event_times(batch.column(column).as_ref())?;
-    let is_in_time = times
-        .into_iter()
-        .map(|time| Some(time.is_none_or(|time| time > late)));
-    let is_in_time: BooleanArray = is_in_time.collect();
-    let kept = filter_record_batch(&batch, &is_in_time)?;
-    task.counts.late_rows += (batch.num_rows() - kept.num_rows()) as u64;
-    Ok(kept)
-}
-
-/// What a batch's watermark lets go.
-struct Over {
-    /// Of the changed groups, those that stay.
-    kept: RecordBatch,
-    /// Keys that were there before and go.
-    removed: Vec<Box<[u8]>>,
-    /// All groups that go, as they are in the end: those that the batch didn't change by time and key, then those that it did.
-    rows: RecordBatch,
-}
-
-impl Over {
-    fn of(
-        table: &GroupTable,
-        changed: &RecordBatch,
-        spec: &StateSpec,
-        task: &TaskContext<'_>,
-    ) -> Result<Self, Error> {
-        let (Some(column), Some(evict)) = (spec.time, task.watermarks.evict) else {
-            return Ok(Self {
-                kept: changed.clone(),
-                removed: Vec::new(),
-                rows: RecordBatch::new_empty(changed.schema()),
-            });
-        };
-        let evict = evict.saturating_mul(1_000);
-        let times = event_times(changed.column(column).as_ref())?;
-        let is_over = times
-            .into_iter()
-            .map(|time| Some(time.is_some_and(|time| time <= evict)));
-        let is_over: BooleanArray = is_over.collect();
-        let kept = filter_record_batch(changed, &not(&is_over)?)?;
-        let ended = filter_record_batch(changed, &is_over)?;
-        let removed = table.over(evict);
-        let ended_keys = keys::encode(&ended.columns()[..spec.group_columns], ended.num_rows())?;
-        let just_changed: HashSet<&[u8]> = ended_keys.iter().collect();
-        let unchanged = removed
-            .iter()
-            .map(|key| &key[..])
-            .filter(|key| !just_changed.contains(key));
-        let rows = match table.rows_of(unchanged)? {
-            Some(rows) => concat_batches(&changed.schema(), [&rows, &ended])?,
-            None => ended,
-        };
-        Ok(Self {
-            kept,
-            removed,
-            rows,
-        })
     }
 }
 

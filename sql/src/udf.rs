@@ -24,8 +24,8 @@ impl Registry {
     {
         let function = move |arguments: &[ColumnarValue]| {
             let columns = ColumnarValue::values_to_arrays(arguments)?;
-            let made = function(&columns)
-                .map_err(|error| DataFusionError::External(Box::new(error)))?;
+            let made =
+                function(&columns).map_err(|error| DataFusionError::External(Box::new(error)))?;
             Ok(ColumnarValue::Array(made))
         };
         self.functions.push(create_udf(

@@ -46,9 +46,7 @@ impl ExprPlanner for SparkPlanner {
         schema: &DFSchema,
     ) -> Result<PlannerResult<RawBinaryExpr>> {
         let is_division = operation.op == BinaryOperator::Divide;
-        if !is_division
-            || !is_whole(&operation.left, schema)
-            || !is_whole(&operation.right, schema)
+        if !is_division || !is_whole(&operation.left, schema) || !is_whole(&operation.right, schema)
         {
             return Ok(PlannerResult::Original(operation));
         }

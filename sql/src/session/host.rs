@@ -87,7 +87,8 @@ impl Host {
             seed: uuid::Uuid::new_v4().as_u64_pair().0,
         };
         let application = application_of(&options, 0, Value::Null);
-        let fingerprint = SessionPrograms::new(options.functions.clone()).session_fingerprint(&options.build_id);
+        let fingerprint =
+            SessionPrograms::new(options.functions.clone()).session_fingerprint(&options.build_id);
         let clock = Arc::clone(&options.clock);
         let id = options.build_id.clone();
         let functions = options.functions.clone();

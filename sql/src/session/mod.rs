@@ -17,7 +17,9 @@ use std::{
 };
 
 use datafusion::{
-    logical_expr::{LogicalPlan, ScalarUDF}, physical_plan::ExecutionPlan, prelude::SessionContext,
+    logical_expr::{LogicalPlan, ScalarUDF},
+    physical_plan::ExecutionPlan,
+    prelude::SessionContext,
 };
 use jiff::tz::TimeZone;
 use millstream_common::{

@@ -9,19 +9,21 @@
 //!
 //! Layout:
 //! - `file`: a segment as a file
+//! - `over`: what a watermark lets go
 //! - `segment`: a segment in memory
 //! - `table`: segments, their index, and merging
 //! - `time`: event times of keys
 
 mod file;
+mod over;
 mod segment;
 mod table;
 mod time;
 
 use arrow::datatypes::SchemaRef;
 
+pub(crate) use over::{Over, in_time};
 pub(crate) use table::GroupTable;
-pub(crate) use time::micros as event_times;
 
 /// How the rows of groups are laid out.
 #[derive(Clone, Debug)]

@@ -39,9 +39,8 @@ fn texts(batches: &[RecordBatch]) -> BTreeSet<String> {
     for batch in batches {
         for row in 0..batch.num_rows() {
             let cells = batch.columns().iter();
-            let cells = cells.map(|column| {
-                cell_text(column.as_ref(), row, &jiff::tz::TimeZone::UTC).unwrap()
-            });
+            let cells = cells
+                .map(|column| cell_text(column.as_ref(), row, &jiff::tz::TimeZone::UTC).unwrap());
             rows.insert(cells.collect::<Vec<_>>().join(" "));
         }
     }
@@ -67,7 +66,10 @@ fn windows_come_out_once_when_the_watermark_has_passed_them() {
         writer.option("truncate", false).start().unwrap()
     };
     let query = start(&fixture);
-    fixture.put("1", "2026-01-01 10:01:00,a,1\n2026-01-01 10:09:00,a,1\n2026-01-01 10:12:00,b,1\n");
+    fixture.put(
+        "1",
+        "2026-01-01 10:01:00,a,1\n2026-01-01 10:09:00,a,1\n2026-01-01 10:12:00,b,1\n",
+    );
     query.process_all_available().unwrap();
     assert_eq!(fixture.newest(), super::rows(&[]));
     // Past the first window's end and the delay; a batch without data lets it go.
@@ -130,7 +132,10 @@ fn overlapping_windows_each_get_their_rows() {
     let frame = fixture.events("0 seconds");
     let counts = frame.group_by([window]).unwrap().count();
     let query = fixture.start(counts, OutputMode::Update);
-    fixture.put("1", "2026-01-01 10:01:00,a,1\n2026-01-01 10:07:00,a,1\n,x,1\n");
+    fixture.put(
+        "1",
+        "2026-01-01 10:01:00,a,1\n2026-01-01 10:07:00,a,1\n,x,1\n",
+    );
     query.process_all_available().unwrap();
     let rows = fixture.newest_sorted();
     let counts: Vec<&str> = rows.iter().map(|row| row[1].as_str()).collect();
@@ -331,7 +336,10 @@ fn a_function_gets_each_batch() {
         .start()
         .unwrap();
     let error = failing.await_termination().unwrap_err().to_string();
-    assert!(error.contains("for_each_batch failed on batch 0"), "{error}");
+    assert!(
+        error.contains("for_each_batch failed on batch 0"),
+        "{error}"
+    );
     assert_eq!(failing.exception().unwrap().to_string(), error);
     fixture.session.stop().unwrap();
 }
@@ -385,7 +393,10 @@ fn progress_has_sparks_names() {
     query.await_termination().unwrap();
     let json: Value = serde_json::from_str(&query.last_progress().unwrap().json()).unwrap();
     assert_eq!(json["name"], "named");
-    assert_eq!((&json["batchId"], &json["numInputRows"]), (&0.into(), &3.into()));
+    assert_eq!(
+        (&json["batchId"], &json["numInputRows"]),
+        (&0.into(), &3.into())
+    );
     assert_eq!(json["stateOperators"][0]["numRowsTotal"], 2);
     assert_eq!(json["stateOperators"][0]["numRowsUpdated"], 2);
     assert_eq!(json["sink"]["numOutputRows"], 2);
@@ -423,10 +434,25 @@ fn sinks_refuse_what_they_cannot_write() {
         assert!(error.contains(why), "{error}");
     };
     let counts = || fixture.rows().group_by(["job"]).unwrap().count().unwrap();
-    refused(counts(), "csv", "complete", "does not support complete output mode");
-    refused(fixture.rows(), "text", "append", "one column of type STRING");
+    refused(
+        counts(),
+        "csv",
+        "complete",
+        "does not support complete output mode",
+    );
+    refused(
+        fixture.rows(),
+        "text",
+        "append",
+        "one column of type STRING",
+    );
     refused(fixture.rows(), "memory", "append", "");
-    refused(fixture.rows(), "nothing", "append", "streams are written to");
+    refused(
+        fixture.rows(),
+        "nothing",
+        "append",
+        "streams are written to",
+    );
     let kafka = |frame: DataFrame| {
         let writer = frame.write_stream().format("kafka").output_mode("append");
         let writer = writer.option("kafka.bootstrap.servers", "localhost:1");

@@ -141,7 +141,11 @@ mod tests {
 
     #[test]
     fn the_log_has_both() {
-        for watermarks in [marks(None, None), marks(None, Some(3)), marks(Some(-1), Some(3))] {
+        for watermarks in [
+            marks(None, None),
+            marks(None, Some(3)),
+            marks(Some(-1), Some(3)),
+        ] {
             assert_eq!(of_log(&logged(watermarks)), watermarks);
         }
     }
