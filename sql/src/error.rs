@@ -1,6 +1,6 @@
 //! What can be wrong with a query, and with running it.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
@@ -115,6 +115,12 @@ impl Error {
             Self::Setup(failure) if failure.code.starts_with("config") => 2,
             Self::Setup(_) | Self::Internal(_) => 1,
         }
+    }
+}
+
+impl From<Infallible> for Error {
+    fn from(never: Infallible) -> Self {
+        match never {}
     }
 }
 

@@ -445,10 +445,10 @@ fn a_wrong_name_format_or_option_is_told_with_the_nearest() {
     assert!(said(fixture.rows().select(["salry"])).contains("the nearest are salary"));
     assert!(said(reader().option("headr", true).csv("/tmp")).contains("is header meant?"));
     assert!(said(reader().option("header", "yes").csv("/tmp")).contains("true or false"));
-    assert!(said(reader().format("orc").load("/tmp")).contains("csv and text"));
+    assert!(said(reader().format("orc").load_from("/tmp")).contains("csv, json"));
     assert!(said(fixture.session.read_stream().csv("/tmp")).contains("schema must be specified"));
     let writer = fixture.rows().write_stream().format("consol").start();
-    assert!(writer.unwrap_err().to_string().contains("console and noop"));
+    assert!(writer.unwrap_err().to_string().contains("console, csv"));
     let mode = fixture
         .rows()
         .write_stream()
