@@ -35,6 +35,8 @@ pub(crate) fn context(zone: &str, own: &Registry) -> Result<SessionContext, Erro
         .skip_partial_aggregation_probe_rows_threshold = usize::MAX;
     options.execution.parquet.schema_force_view_types = false;
     options.sql_parser.map_string_types_to_utf8view = false;
+    // As Spark: going up, nulls come first.
+    options.sql_parser.default_null_ordering = "nulls_min".to_owned();
     // What one batch leaves in a plan must not reach the next, and limits must not reach into aggregates, whose state outlives the batch.
     options.optimizer.enable_dynamic_filter_pushdown = false;
     options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;

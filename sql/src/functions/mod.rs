@@ -7,6 +7,7 @@
 //! - `interval`: lengths of time as text
 //! - `planner`: what SQL text means where Spark and the engine differ
 //! - `split`: strings cut at a pattern
+//! - `total_order`: floating point numbers as whole ones of the same order
 //! - `window`: windows of event time
 
 pub(crate) mod event_time;
@@ -15,6 +16,7 @@ pub(crate) mod from_json;
 pub(crate) mod interval;
 pub(crate) mod planner;
 pub(crate) mod split;
+pub(crate) mod total_order;
 pub(crate) mod window;
 
 use datafusion::{error::Result, logical_expr::ScalarUDF, prelude::SessionContext};
@@ -26,6 +28,8 @@ pub(crate) fn register(context: &SessionContext, zone: &str) -> Result<()> {
         ScalarUDF::from(explode::ExplodeFunction::default()),
         ScalarUDF::from(from_json::FromJsonFunction::new(zone)),
         ScalarUDF::from(split::SplitFunction::default()),
+        ScalarUDF::from(total_order::TotalOrderFunction::default()),
+        ScalarUDF::from(total_order::OfTotalOrderFunction::default()),
         ScalarUDF::from(window::WindowFunction::default()),
         ScalarUDF::from(window::SlidesFunction::default()),
         ScalarUDF::from(window::InWindowFunction::default()),

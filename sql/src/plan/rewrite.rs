@@ -14,6 +14,7 @@ use datafusion::{
 };
 use millstream_driver::query::event::EventTime;
 
+use super::floats;
 use crate::{
     error::Error,
     functions::{
@@ -41,7 +42,8 @@ pub(crate) fn rewrite(plan: LogicalPlan) -> Result<(LogicalPlan, Vec<EventTime>)
     if let Some(error) = refused {
         return Err(error);
     }
-    number_event_times(rewritten?.data)
+    let ordered = rewritten?.data.transform_up(floats::ordered)?;
+    number_event_times(ordered.data)
 }
 
 /// A call of one of our functions by name.

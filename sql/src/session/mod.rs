@@ -3,9 +3,11 @@
 //! Layout:
 //! - `builder`: how a session is set up
 //! - `host`: the driver and the executor
+//! - `text`: SQL text
 
 mod builder;
 mod host;
+mod text;
 
 use std::{
     sync::{
@@ -140,12 +142,7 @@ impl Session {
     pub fn sql(&self, text: &str) -> Result<DataFrame, Error> {
         let context = Arc::clone(&self.0.context);
         let text = text.to_owned();
-        let options = datafusion::prelude::SQLOptions::new()
-            .with_allow_ddl(false)
-            .with_allow_dml(false)
-            .with_allow_statements(false);
-        let planned =
-            self.wait(async move { context.sql_with_options(&text, options).await })??;
+        let planned = self.wait(async move { text::query(&context, &text).await })??;
         Ok(DataFrame::new(self.clone(), planned))
     }
 

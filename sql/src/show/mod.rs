@@ -246,7 +246,7 @@ only showing top 1 row
             truncate: Some(3),
         };
         assert!(
-            shown(2, narrow).contains("|  1| a |"),
+            shown(2, narrow).contains("|  1| a l|"),
             "{}",
             shown(2, narrow)
         );

@@ -122,6 +122,12 @@ impl Cutter {
                 self.field.push(letter);
                 continue;
             }
+            // Two quotes are one, whatever the escape is.
+            if following == Some(quote) {
+                self.field.push(quote);
+                letters.next();
+                continue;
+            }
             let after = &text[opening + at + quote.len_utf8()..];
             let spaces = after.len() - after.trim_start_matches([' ', '\t']).len();
             let after_spaces = &after[spaces..];

@@ -129,7 +129,12 @@ fn a_batch_without_data_is_made_up_for_after_a_restart() {
 fn overlapping_windows_each_get_their_rows() {
     let fixture = Fixture::new();
     let window = window_sliding(col("at"), "10 minutes", "5 minutes", "0 minutes");
-    let frame = fixture.events("0 seconds");
+    let frame = fixture
+        .session
+        .read_stream()
+        .schema(EVENTS)
+        .csv(fixture.input().to_str().unwrap())
+        .unwrap();
     let counts = frame.group_by([window]).unwrap().count();
     let query = fixture.start(counts, OutputMode::Update);
     fixture.put(

@@ -351,6 +351,7 @@ impl QueryCore {
                 .as_ref()
                 .map(|newest| &newest.offsets))
             .map(|entry| entry.batch_time);
+        self.event_times = EventTimes::default();
         if let Some(newest) = recovered.newest_commit {
             self.event_times = EventTimes::restored(&newest.commit);
             let batch = reference(&newest.offsets);
@@ -364,7 +365,6 @@ impl QueryCore {
         }
         self.purge.begin(recovered.oldest, recovered.seen);
         self.state = recovered.state;
-        self.event_times = EventTimes::default();
         self.sweep_state();
         if !recovered.strays.is_empty() {
             self.actions.push(Action::Noted(Note::Strays {
