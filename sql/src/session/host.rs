@@ -287,8 +287,7 @@ impl Host {
             executor.shutdown.cancel();
             // A panic of it has been reported by its thread.
             let _ = executor.task.await;
-            let failed = executor.failed.lock().take();
-            failed
+            executor.failed.lock().take()
         })?;
         self.temporary.lock().clear();
         match failed {

@@ -2,9 +2,9 @@
 //!
 //! Layout:
 //! - `console`: printed by the driver
-//! - [`files`]: files in a folder
-//! - [`kafka`]: topics
-//! - [`memory`]: kept by the driver, or handed to a function there
+//! - `files`: files in a folder
+//! - `kafka`: topics
+//! - `memory`: kept by the driver, or handed to a function there
 
 mod console;
 pub(crate) mod files;

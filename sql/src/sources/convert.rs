@@ -133,7 +133,7 @@ pub(crate) fn date(text: &str, patterns: &Patterns) -> Option<i32> {
         return None;
     }
     let epoch = civil::date(1970, 1, 1);
-    i32::try_from(date.since(epoch).ok()?.get_days()).ok()
+    Some(date.since(epoch).ok()?.get_days())
 }
 
 /// `2026-11-22`, `2026-11-22 10:00:00`, `2026-11-22T10:00:00.5`, each with a zone at its end or in the session's.

@@ -19,6 +19,9 @@ use arrow::{
 
 use crate::{error::Error, ipc};
 
+/// Keys that are gone.
+type Removed = Vec<Box<[u8]>>;
+
 const MAGIC: &[u8; 4] = b"MSST";
 const VERSION: u8 = 1;
 const HEADER: usize = 16;
@@ -42,7 +45,7 @@ pub(super) fn encode(rows: &RecordBatch, removed: &[Box<[u8]>]) -> Result<Vec<u8
 }
 
 /// The rows and the keys that are gone.
-pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<(RecordBatch, Vec<Box<[u8]>>), Error> {
+pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<(RecordBatch, Removed), Error> {
     let refused = |what: &str| Error::internal(format!("state file {name} {what}"));
     let header = bytes
         .first_chunk::<HEADER>()
