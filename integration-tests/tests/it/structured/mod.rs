@@ -2,5 +2,4 @@
 
 mod faults;
 mod job;
-mod kafka;
 mod printing;
