@@ -109,6 +109,8 @@ pub enum ToExecutor {
         /// Attempts whose report the driver still waits for.
         wanted: Vec<TaskId>,
     },
+    /// A query's program, before the first launch of that query on this session; only for queries whose code isn't the application's.
+    Program(Box<QueryProgram>),
     /// Tasks of one stage.
     Launch(StageLaunch),
     /// Attempts to stop; each is still reported, as cancelled.
@@ -129,6 +131,19 @@ pub enum ToExecutor {
     },
 }
 
+/// What an executor needs to run a query that isn't part of the application's own graph.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct QueryProgram {
+    /// The query.
+    pub query: QueryId,
+    /// The program, in the terms of the API that made it.
+    pub bytes: Bytes,
+    /// The folder of the query's checkpoint, below which its state files are.
+    pub checkpoint: Option<String>,
+    /// Files that prove that driver and executors share a file system.
+    pub shared_files: Vec<SharedFile>,
+}
+
 /// Tasks of one stage bound for one executor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StageLaunch {
@@ -146,8 +161,21 @@ pub struct StageLaunch {
     pub output: Option<OutputIndex>,
     /// The batch is a re-run after a restart, by this or another build: sinks must look for markers first.
     pub rerun: bool,
+    /// Event-time watermarks of the batch.
+    pub watermarks: Watermarks,
     /// The tasks.
     pub tasks: Vec<TaskSpec>,
+}
+
+/// A batch's event-time watermarks, milliseconds since the Unix epoch; none before any event time was seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watermarks {
+    /// The batch before's: rows at or before it are late.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late: Option<i64>,
+    /// The batch's own: state at or before it is let go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evict: Option<i64>,
 }
 
 /// One task: which attempt, and what it reads.
@@ -161,6 +189,8 @@ pub struct TaskSpec {
     pub branch: u32,
     /// What it reads.
     pub input: TaskInput,
+    /// The state that the partition's stateful operators go on from: by operator, its files as the newest commit lists them, oldest first.
+    pub state: Vec<StateFile>,
 }
 
 /// What a task reads.
@@ -256,8 +286,11 @@ pub struct TaskOutput {
     pub result: Option<Bytes>,
     /// What the sink's writer returned.
     pub sink: Option<SinkCommit>,
-    /// State files written, by the stage's stateful operators.
+    /// The state of the partition's stateful operators after this batch: by operator all its files, oldest first. A task that left an operator's
+    /// state as it was lists the files that it was given.
     pub state: Vec<StateFile>,
+    /// The latest event time seen by each operator that watches one, milliseconds since the Unix epoch.
+    pub event_time_maxima: BTreeMap<String, i64>,
     /// Counts taken once, from the winning attempt.
     pub counts: TaskCounts,
 }
@@ -285,6 +318,12 @@ pub struct TaskCounts {
     pub kafka_ranges_buffered: u64,
     /// Kafka ranges of which the task had to wait for records.
     pub kafka_ranges_awaited: u64,
+    /// Rows left out because their event time was behind the watermark.
+    pub late_rows: u64,
+    /// Groups of state that were made or changed.
+    pub state_rows_updated: u64,
+    /// Groups of state that were let go.
+    pub state_rows_removed: u64,
 }
 
 /// What one attempt left at a sink, for `commits/<batch>` and the driver half.
@@ -315,4 +354,7 @@ pub struct StateFile {
     pub length: u64,
     /// Checksum of those bytes.
     pub checksum: u64,
+    /// Rows of the state partition once this file is added to those before it.
+    #[serde(default)]
+    pub rows: u64,
 }

@@ -154,6 +154,8 @@ impl Attempt {
             batch_time: self.batch_time(),
             branch: 0,
             input: TaskInput::Blocks(Vec::new()),
+            state: Vec::new(),
+            watermarks: Default::default(),
             rerun: false,
             cancel: CancelToken::new(),
             input_deadline: Duration::from_secs(30),

@@ -18,6 +18,7 @@
 //! - [`rows`]: what operators are made of
 //! - [`runs`]: sorted runs on disk, and merging them
 //! - [`stage`]: a pipeline and its end as a [`program::StageProgram`]
+//! - [`state`]: what an executor keeps of stateful operators, and its files
 //! - [`task`]: the running task as operators see it
 //! - [`mod@write`]: rows into the blocks of an exchange
 
@@ -35,6 +36,7 @@ pub mod read;
 pub mod rows;
 pub mod runs;
 pub mod stage;
+pub mod state;
 pub mod task;
 pub mod write;
 

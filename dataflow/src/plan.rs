@@ -40,8 +40,8 @@ pub struct StagePlan {
     pub output: Option<OutputIndex>,
     /// Stable ids of the operators inside, in order.
     pub operators: Vec<String>,
-    /// Stable ids of those that keep state.
-    pub stateful: Vec<String>,
+    /// Those that keep state: stable id, kind, and what of them a checkpoint depends on (keys, functions, the state's schema).
+    pub stateful: Vec<NamedSettings>,
     /// A task without input rows would write none and have no effect: such tasks aren't run.
     pub empty_to_empty: bool,
     /// A task may be run twice at once; never where a sink is written.
@@ -200,8 +200,8 @@ fn hash_json<T: Serialize>(value: &T) -> u128 {
 pub struct CheckpointFingerprint {
     /// Sources.
     pub sources: Vec<NamedSettings>,
-    /// Stateful operators' stable ids.
-    pub stateful: Vec<String>,
+    /// Stateful operators.
+    pub stateful: Vec<NamedSettings>,
     /// Outputs.
     pub outputs: Vec<NamedSettings>,
     /// Partition count of exchanges.
@@ -210,7 +210,7 @@ pub struct CheckpointFingerprint {
     pub batch_interval_millis: u64,
 }
 
-/// A source or output in a checkpoint's fingerprint.
+/// A source, stateful operator or output in a checkpoint's fingerprint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NamedSettings {
     /// Stable id.
@@ -235,12 +235,13 @@ impl CheckpointFingerprint {
             format!("{} ms", self.batch_interval_millis),
             format!("{} ms", now.batch_interval_millis),
         );
-        compare(
-            "stateful operators",
-            format!("{:?}", self.stateful),
-            format!("{:?}", now.stateful),
-        );
         compare_named("source", &self.sources, &now.sources, &mut compare);
+        compare_named(
+            "stateful operator",
+            &self.stateful,
+            &now.stateful,
+            &mut compare,
+        );
         compare_named("output", &self.outputs, &now.outputs, &mut compare);
         lines
     }

@@ -14,11 +14,14 @@ use crossbeam_channel::RecvTimeoutError;
 use millstream_common::{
     failure::{Failure, FailureKind},
     ids::{BlockId, StageId, TaskId},
-    protocol::{BlockLocation, BlockMeta, TaskCounts, TaskInput, TaskOutput},
+    protocol::{
+        BlockLocation, BlockMeta, QueryProgram, StateFile, TaskCounts, TaskInput, TaskOutput,
+        Watermarks,
+    },
     time::BatchTime,
 };
 
-use crate::plan::Plan;
+use crate::{plan::Plan, state::StateServices};
 
 /// A stage's code. One value serves every task of the stage on an executor, from many slots at once.
 pub trait StageProgram: Send + Sync {
@@ -29,12 +32,29 @@ pub trait StageProgram: Send + Sync {
     fn run(&self, task: &mut TaskContext<'_>) -> Result<TaskOutput, Failure>;
 }
 
-/// A query's code on an executor.
+/// An application's or a query's code on an executor.
 pub trait Programs: Send + Sync {
     /// The graph, for the session fingerprint.
     fn plan(&self) -> &Plan;
     /// The code of a stage.
     fn program(&self, stage: StageId) -> Option<Arc<dyn StageProgram>>;
+    /// What driver and executors must agree on.
+    fn session_fingerprint(&self, build_id: &str) -> String {
+        self.plan().session_fingerprint(build_id)
+    }
+    /// The code of a query that the driver began later, from the program that it sends.
+    ///
+    /// # Errors
+    /// When the application has no such queries, or the program can't be read.
+    fn of_query(&self, program: &QueryProgram) -> Result<Arc<dyn Programs>, Failure> {
+        Err(Failure::new(
+            FailureKind::Internal,
+            format!(
+                "this application takes no queries at run time, but was sent query {}",
+                program.query
+            ),
+        ))
+    }
     /// The executor closes: connectors let go of what they hold across tasks (consumers, producers, threads).
     fn close(&self) {}
 }
@@ -91,6 +111,11 @@ pub trait TaskServices: Send + Sync {
             FailureKind::Internal,
             "this task has no IO runtime",
         ))
+    }
+
+    /// Where state is kept; none where tasks keep none.
+    fn state(&self) -> Option<&dyn StateServices> {
+        None
     }
 }
 
@@ -157,6 +182,10 @@ pub struct TaskContext<'a> {
     pub branch: u32,
     /// What it reads.
     pub input: TaskInput,
+    /// The state that it goes on from, as the newest commit lists it.
+    pub state: Vec<StateFile>,
+    /// The batch's event-time watermarks.
+    pub watermarks: Watermarks,
     /// The batch is a re-run after a restart: sinks must look for markers first.
     pub rerun: bool,
     /// Set when the attempt should stop; programs look at it once a chunk.

@@ -33,6 +33,8 @@ impl<'a> Task<'a> {
             batch_time: context.batch_time,
             branch: context.branch,
             input: std::mem::replace(&mut context.input, TaskInput::Blocks(Vec::new())),
+            state: std::mem::take(&mut context.state),
+            watermarks: context.watermarks,
             rerun: context.rerun,
             cancel: context.cancel.clone(),
             input_deadline: context.input_deadline,

@@ -32,6 +32,8 @@ pub(crate) fn context(
         batch_time: BatchTime(0),
         branch: 0,
         input,
+        state: Vec::new(),
+        watermarks: Default::default(),
         rerun: false,
         cancel: CancelToken::new(),
         input_deadline: Duration::from_secs(1),

@@ -38,6 +38,7 @@ use crate::{
     query::{
         entries::Metadata,
         error::QueryError,
+        event::BatchRules,
         handle::{QueryHandle, Ready},
         progress::BatchProgress,
         rate::RateOptions,
@@ -189,6 +190,10 @@ pub struct QuerySetup {
     pub checkpoint: Checkpoint,
     /// Reads kept blocks.
     pub fetcher: Fetcher,
+    /// How batches follow each other.
+    pub rules: BatchRules,
+    /// What executors need to run it, for a query of an application that is served already ([`Driver::serve`]); without it the query is the application.
+    pub program: Option<Bytes>,
 }
 
 impl Driver {
@@ -290,6 +295,20 @@ impl Driver {
         &self.tls
     }
 
+    /// Lets executors in, for an application whose queries come later.
+    ///
+    /// # Errors
+    /// When the driver is stopping.
+    pub async fn serve(&self, application: Application, fingerprint: String) -> Result<(), Error> {
+        let serving = Serving {
+            application,
+            fingerprint,
+            shared_files: Vec::new(),
+        };
+        let served = self.cluster.serve(serving).await;
+        served.map_err(|_| Error::Stopping)
+    }
+
     /// Begins a query; executors are let in once it is claimed and checked.
     ///
     /// # Errors
@@ -316,7 +335,9 @@ impl Driver {
             max_queued: config.get(keys::BATCH_MAX_QUEUED) as usize,
             retained_batches: u64::from(config.get(keys::CHECKPOINT_RETAINED_BATCHES)),
             rate: rate_options(config),
+            rules: setup.rules,
             checkpoint_folder: setup.checkpoint.folder,
+            program: setup.program.clone(),
         };
         let parts = QueryParts {
             store: Arc::new(MeasuredStore {
@@ -337,9 +358,12 @@ impl Driver {
         let cluster = self.cluster.clone();
         let ready = handle.clone();
         let fingerprint = setup.fingerprint;
+        let is_application = setup.program.is_none();
         self.tasks.spawn(async move {
             // Its end before that is told by the handle.
-            if let Ok(Ready { shared_files, .. }) = ready.ready().await {
+            if let Ok(Ready { shared_files, .. }) = ready.ready().await
+                && is_application
+            {
                 let _ = cluster
                     .serve(Serving {
                         application,

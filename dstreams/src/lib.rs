@@ -47,5 +47,5 @@ pub use millstream_dataflow::{
     partitions::{BoxIterator, Partition},
 };
 pub use outputs::{Console, Output, PartitionInfo};
-pub use run::{RunError, Running};
+pub use run::{InProcessFetch, RunError, Running, in_process_link};
 pub use stream::DStream;

@@ -38,10 +38,10 @@ use crate::{
     master::Master,
     outputs::Console,
 };
-use in_process::{InProcessFetch, in_process_link};
 
 pub use builder::{BuildId, Builder};
 pub use error::RunError;
+pub use in_process::{InProcessFetch, in_process_link};
 pub use millstream_driver::query::handle::QueryState as State;
 pub use running::Running;
 
@@ -177,6 +177,8 @@ impl Prepared {
                 build_id,
                 checkpoint,
                 fetcher,
+                rules: Default::default(),
+                program: None,
             };
             let query = driver.run_query(setup).await?;
             let executor = executor.map(|executor| {

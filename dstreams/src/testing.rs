@@ -222,6 +222,8 @@ impl Runner {
                         batch_time: BatchTime(batch as i64 * 1000),
                         branch: branch as u32,
                         input,
+                        state: Vec::new(),
+                        watermarks: Default::default(),
                         rerun: false,
                         cancel: CancelToken::new(),
                         input_deadline: Duration::from_secs(10),

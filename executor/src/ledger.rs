@@ -317,7 +317,7 @@ fn approximate_size(report: &TaskReport) -> usize {
 mod tests {
     use millstream_common::{
         ids::StageId,
-        protocol::{TaskInput, TaskOutput, TaskSpec},
+        protocol::{TaskInput, TaskOutput, TaskSpec, Watermarks},
         time::BatchTime,
     };
 
@@ -343,12 +343,14 @@ mod tests {
             stage: StageId(0),
             output: None,
             rerun: false,
+            watermarks: Watermarks::default(),
             tasks: (0..partitions)
                 .map(|partition| TaskSpec {
                     partition,
                     attempt: 0,
                     branch: 0,
                     input: TaskInput::Blocks(vec![]),
+                    state: vec![],
                 })
                 .collect(),
         }

@@ -9,6 +9,7 @@
 //! - `ledger`: what was asked of this executor and what came of it; pure
 //! - [`memory`]: the memory budget
 //! - `options`: what it is started with, what it takes from the driver's configuration
+//! - `queries`: queries that came after the registration, and the state that their operators keep here
 //! - [`runner`]: the task slots
 //! - [`server`]: blocks by gRPC, metrics by HTTP
 //! - `service`: the executor itself: registering, sessions
@@ -20,6 +21,7 @@ pub mod fetch;
 mod ledger;
 pub mod memory;
 mod options;
+mod queries;
 pub mod runner;
 pub mod server;
 mod service;

@@ -16,7 +16,7 @@ use millstream_common::{
     failpoint,
     failure::{Failure, FailureKind, Retry},
     ids::TaskId,
-    protocol::{TaskCounts, TaskInput, TaskOutput, TaskReport},
+    protocol::{StateFile, TaskCounts, TaskInput, TaskOutput, TaskReport, Watermarks},
     telemetry::metrics::{Metrics, RangeState, TaskOutcome},
     time::{BatchTime, Clock},
 };
@@ -37,6 +37,10 @@ pub struct Job {
     pub branch: u32,
     /// What it reads.
     pub input: TaskInput,
+    /// The state that it goes on from.
+    pub state: Vec<StateFile>,
+    /// The batch's event-time watermarks.
+    pub watermarks: Watermarks,
     /// The batch is a re-run after a restart.
     pub rerun: bool,
     /// Set when it should stop.
@@ -220,6 +224,8 @@ fn run_program(job: &Job) -> Result<TaskOutput, Failure> {
         batch_time: job.batch_time,
         branch: job.branch,
         input: job.input.clone(),
+        state: job.state.clone(),
+        watermarks: job.watermarks,
         rerun: job.rerun,
         cancel: job.cancel.clone(),
         input_deadline: job.input_deadline,
@@ -294,6 +300,7 @@ mod tests {
             Arc::clone(&shelf.store),
             Arc::clone(&shelf.folder),
             fetcher,
+            Arc::new(crate::queries::States::new(&Default::default())),
             tuning(),
         );
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
@@ -328,6 +335,8 @@ mod tests {
                 batch_time: BatchTime(0),
                 branch: 0,
                 input: TaskInput::Blocks(vec![]),
+                state: vec![],
+                watermarks: Watermarks::default(),
                 rerun: false,
                 cancel,
                 input_deadline: DEADLINE,

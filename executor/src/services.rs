@@ -9,13 +9,17 @@ use millstream_common::{
     ids::{BlockId, TaskId},
     protocol::BlockLocation,
 };
-use millstream_dataflow::program::{BlockFrames, CancelToken, IoWork, StopIo, TaskServices};
+use millstream_dataflow::{
+    program::{BlockFrames, CancelToken, IoWork, StopIo, TaskServices},
+    state::StateServices,
+};
 
 use crate::{
     blocks::{BlockStore, SpillFolder},
     fetch::Fetcher,
     memory::MemoryBudget,
     options::Tuning,
+    queries::States,
 };
 
 /// The services of one registration.
@@ -24,15 +28,17 @@ pub struct Services {
     folder: Arc<SpillFolder>,
     budget: Arc<MemoryBudget>,
     fetcher: Fetcher,
+    states: Arc<States>,
     tuning: Tuning,
 }
 
 impl Services {
     /// Services over the executor's store and folder, with the driver's settings.
-    pub fn new(
+    pub(crate) fn new(
         store: Arc<BlockStore>,
         folder: Arc<SpillFolder>,
         fetcher: Fetcher,
+        states: Arc<States>,
         tuning: Tuning,
     ) -> Self {
         Self {
@@ -40,6 +46,7 @@ impl Services {
             folder,
             budget: Arc::clone(&fetcher.budget),
             fetcher,
+            states,
             tuning,
         }
     }
@@ -100,5 +107,9 @@ impl TaskServices for Services {
     fn spawn_io(&self, work: IoWork) -> Result<StopIo, Failure> {
         let running = self.fetcher.io.spawn(work);
         Ok(Box::new(move || running.abort()))
+    }
+
+    fn state(&self) -> Option<&dyn StateServices> {
+        Some(&*self.states)
     }
 }

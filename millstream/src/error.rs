@@ -35,6 +35,10 @@ pub enum Error {
     /// The executor ended.
     #[error(transparent)]
     Executor(#[from] millstream_executor::Error),
+    /// A query of Structured Streaming.
+    #[cfg(feature = "sql")]
+    #[error(transparent)]
+    Sql(#[from] millstream_sql::Error),
     /// Anything else of the job function.
     #[error(transparent)]
     Other(#[from] Box<dyn std::error::Error + Send + Sync>),
@@ -59,6 +63,8 @@ impl Error {
             Self::Run(error) => error.code(),
             Self::Part(failure) => &failure.code,
             Self::Executor(error) => error.code(),
+            #[cfg(feature = "sql")]
+            Self::Sql(error) => error.code(),
             Self::Other(_) => "job",
         }
     }
@@ -72,6 +78,8 @@ impl Error {
             Self::Run(error) => error.fault(),
             Self::Part(failure) => failure.fault,
             Self::Executor(error) => error.fault(),
+            #[cfg(feature = "sql")]
+            Self::Sql(error) => error.fault(),
         }
     }
 
@@ -84,6 +92,8 @@ impl Error {
             Self::Run(error) => error.retry(),
             Self::Part(failure) => failure.retry,
             Self::Executor(error) => error.retry(),
+            #[cfg(feature = "sql")]
+            Self::Sql(error) => error.retry(),
         }
     }
 
@@ -92,6 +102,8 @@ impl Error {
         match self {
             Self::Usage(_) | Self::FlagTaken { .. } | Self::Config(_) => 2,
             Self::Run(error) => error.exit_code(),
+            #[cfg(feature = "sql")]
+            Self::Sql(error) => error.exit_code(),
             Self::Part(failure) if failure.fault == Fault::User => 2,
             Self::Executor(executor) if executor.is_misconfigured() => 2,
             Self::Part(_) | Self::Executor(_) | Self::Other(_) => 1,

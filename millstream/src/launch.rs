@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     io::{BufRead, Read},
+    net::SocketAddr,
     path::Path,
     process::ExitCode,
     sync::{Arc, OnceLock, mpsc},
@@ -17,12 +18,14 @@ use millstream_common::{
     telemetry::logging,
     time::{Clock, SystemClock},
 };
+use millstream_driver::cluster::ClusterHandle;
 use millstream_dstreams::{CompileOptions, Master, Running, Side, StreamingContext};
 use millstream_executor::{
     Executor, ExitReason, Options, ProgramsFactory, host_name, transport::GrpcLink,
 };
 use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
@@ -35,7 +38,7 @@ use crate::{
     signals::Signals,
 };
 
-const EXIT_UNCOMMITTED: u8 = 4;
+pub(crate) const EXIT_UNCOMMITTED: u8 = 4;
 
 /// How this process logs, once it does.
 static LOGGED_AS: OnceLock<LogFormat> = OnceLock::new();
@@ -286,7 +289,7 @@ where
     }
 }
 
-async fn run_executor(
+pub(crate) async fn run_executor(
     executor: Executor,
     orphaned: Option<tokio::sync::oneshot::Receiver<()>>,
 ) -> Result<ExitReason> {
@@ -322,7 +325,7 @@ fn job_failed(error: &Error) -> Failure {
 }
 
 /// Sets up logging, and what else a process begins with.
-fn begin(config: &Config) -> Result<()> {
+pub(crate) fn begin(config: &Config) -> Result<()> {
     let format = config.get(keys::LOG_FORMAT);
     match logging::init(format) {
         Ok(()) => {
@@ -336,7 +339,7 @@ fn begin(config: &Config) -> Result<()> {
 }
 
 /// Executors of `local-cluster` get a secret of their own where none is set.
-fn with_secret(config: Config, master: Master) -> Result<Config> {
+pub(crate) fn with_secret(config: Config, master: Master) -> Result<Config> {
     if !matches!(master, Master::LocalCluster { .. }) {
         return Ok(config);
     }
@@ -352,10 +355,20 @@ fn with_secret(config: Config, master: Master) -> Result<Config> {
 }
 
 fn start_children(running: &Running, master: Master, config: &Config) -> Result<Option<Children>> {
+    let driver = (running.address(), running.cluster());
+    start_children_of(driver, running.runtime()?, master, config)
+}
+
+pub(crate) fn start_children_of(
+    (address, cluster): (Option<SocketAddr>, &ClusterHandle),
+    runtime: &Runtime,
+    master: Master,
+    config: &Config,
+) -> Result<Option<Children>> {
     let Master::LocalCluster { executors, cores } = master else {
         return Ok(None);
     };
-    let Some(address) = running.address() else {
+    let Some(address) = address else {
         return Err(Error::usage("the driver has no address for its executors"));
     };
     let orders = Orders {
@@ -369,12 +382,12 @@ fn start_children(running: &Running, master: Master, config: &Config) -> Result<
             .map(|token| token.expose().to_owned()),
         config: serde_json::to_value(config).map_err(Error::other)?,
     };
-    let _inside = running.runtime()?.enter();
+    let _inside = runtime.enter();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let children = Children::start(
         executors,
         &orders,
-        running.cluster().clone(),
+        cluster.clone(),
         clock,
         host_name(),
         config.get(keys::STOP_TIMEOUT),
@@ -384,7 +397,7 @@ fn start_children(running: &Running, master: Master, config: &Config) -> Result<
 
 impl Orders {
     /// What an executor of `local-cluster` runs with: its own settings, and its driver's.
-    fn configuration(&self, own: &Config) -> Result<Config> {
+    pub(crate) fn configuration(&self, own: &Config) -> Result<Config> {
         let driver: Config = serde_json::from_value(self.config.clone()).map_err(Error::other)?;
         let mut builder = driver
             .for_executor(own)
@@ -401,7 +414,7 @@ impl Orders {
 }
 
 /// Reads the orders, then watches for the input's end, which means that the driver is gone.
-fn take_orders() -> Result<(Orders, Option<tokio::sync::oneshot::Receiver<()>>)> {
+pub(crate) fn take_orders() -> Result<(Orders, Option<tokio::sync::oneshot::Receiver<()>>)> {
     let (first, line) = mpsc::sync_channel(1);
     let (gone, orphaned) = tokio::sync::oneshot::channel();
     std::thread::Builder::new()
@@ -446,7 +459,7 @@ fn watch_signals(running: &Arc<Running>) -> Result<()> {
     Ok(())
 }
 
-fn write_ready(path: &Path, ready: &Ready) -> Result<()> {
+pub(crate) fn write_ready(path: &Path, ready: &Ready) -> Result<()> {
     let mut line = serde_json::to_vec(ready).map_err(Error::other)?;
     line.push(b'\n');
     let unfinished = path.with_extension("tmp");
@@ -456,7 +469,7 @@ fn write_ready(path: &Path, ready: &Ready) -> Result<()> {
 }
 
 /// Says an error once: as a log line to what reads those as JSON, else in words.
-fn fail(error: &Error) -> ExitCode {
+pub(crate) fn fail(error: &Error) -> ExitCode {
     let is_read = LOGGED_AS.get() == Some(&LogFormat::Json) && tracing::enabled!(Level::ERROR);
     if is_read {
         tracing::error!(code = error.code(), %error, "the process ends with an error");

@@ -43,6 +43,7 @@
 //! - [`prelude`]: what programs import
 //! - `progress`: one line on a terminal
 //! - `signals`: SIGINT and SIGTERM
+//! - `sql`: Structured Streaming, with the feature `sql`
 
 mod build_id;
 mod children;
@@ -51,6 +52,8 @@ mod error;
 pub mod launch;
 mod progress;
 mod signals;
+#[cfg(feature = "sql")]
+pub mod sql;
 
 pub use error::{Error, Result};
 pub use launch::{Launcher, launch, launcher};

@@ -344,16 +344,25 @@ impl SourceDriver for KafkaDriver {
     }
 
     async fn plan(&mut self, request: PlanRequest) -> Result<PlannedInput, Failure> {
-        self.look_for_new_partitions().await?;
-        let places: Vec<Place> = self.positions.keys().cloned().collect();
-        let ends = self.offsets_at(places, Offset::End).await?;
-        self.check_ends(&ends).await?;
+        let ends = if self.settings.only_present && !self.ends.is_empty() {
+            self.ends.clone()
+        } else {
+            self.look_for_new_partitions().await?;
+            let places: Vec<Place> = self.positions.keys().cloned().collect();
+            let ends = self.offsets_at(places, Offset::End).await?;
+            self.check_ends(&ends).await?;
+            ends
+        };
+        let most = self.settings.max_per_batch;
         let limits = ranges::Limits {
             per_partition: self
                 .settings
                 .max_rate_per_partition
                 .map(|rate| ranges::rows_in(rate, request.interval_millis)),
-            total: request.max_rows,
+            total: match (request.max_rows, most) {
+                (Some(rows), Some(most)) => Some(rows.min(most)),
+                (rows, most) => rows.or(most),
+            },
         };
         let planned = ranges::plan(&self.positions, &ends, limits);
         self.ends = ends;

@@ -78,6 +78,10 @@ pub struct Settings {
     pub commit_offsets: bool,
     /// Records a second and partition that a batch takes at most.
     pub max_rate_per_partition: Option<u64>,
+    /// Records that a batch takes at most, of all partitions together.
+    pub max_per_batch: Option<u64>,
+    /// Only records that are there at the first plan are read.
+    pub only_present: bool,
     /// Records lost before they were read.
     pub on_data_loss: OnDataLoss,
     /// Values that are not UTF-8 where text is wanted, or too long.
@@ -103,6 +107,8 @@ impl Settings {
             properties: BTreeMap::new(),
             commit_offsets: true,
             max_rate_per_partition: None,
+            max_per_batch: None,
+            only_present: false,
             on_data_loss: OnDataLoss::default(),
             on_malformed: OnMalformed::default(),
             max_record_bytes: 16 << 20,

@@ -11,14 +11,14 @@ mod handle;
 mod joining;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
 use millstream_common::{
     failure::{Failure, FailureKind},
     ids::{ExecutorId, QueryId},
-    protocol::{RegisterReply, RegisterRequest, ToDriver, ToExecutor},
+    protocol::{QueryProgram, RegisterReply, RegisterRequest, ToDriver, ToExecutor},
     telemetry::metrics::{Metrics, TaskOutcome},
     time::{Clock, Tick},
 };
@@ -57,6 +57,10 @@ pub struct Cluster {
     scheduler: Scheduler,
     sessions: HashMap<ExecutorId, mpsc::Sender<ToExecutor>>,
     queries: BTreeMap<QueryId, mpsc::Sender<QueryNews>>,
+    /// What executors need for queries that aren't part of the application's graph.
+    programs: HashMap<QueryId, Box<QueryProgram>>,
+    /// Whom it was sent to on the open session.
+    programmed: HashSet<(ExecutorId, QueryId)>,
     serving: Option<Serving>,
     waiting: Vec<(
         RegisterRequest,
@@ -87,6 +91,8 @@ impl Cluster {
             scheduler,
             sessions: HashMap::new(),
             queries: BTreeMap::new(),
+            programs: HashMap::new(),
+            programmed: HashSet::new(),
             serving: None,
             waiting: Vec::new(),
             wake_at: None,
@@ -157,9 +163,15 @@ impl Cluster {
     async fn command(&mut self, command: Command) {
         let now = self.clock.now();
         match command {
+            Command::Scheduler(Event::Program(program)) => {
+                self.programmed.retain(|(_, query)| *query != program.query);
+                self.programs.insert(program.query, program);
+            }
             Command::Scheduler(event) => {
                 if let Event::QueryRemoved(query) = &event {
                     self.queries.remove(query);
+                    self.programs.remove(query);
+                    self.programmed.retain(|(_, known)| known != query);
                 }
                 self.schedule(event).await;
             }
@@ -243,6 +255,8 @@ impl Cluster {
 
     async fn lost(&mut self, loss: Loss) {
         self.sessions.remove(&loss.executor);
+        self.programmed
+            .retain(|(executor, _)| *executor != loss.executor);
         if !loss.was_known {
             return;
         }

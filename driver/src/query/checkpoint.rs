@@ -25,7 +25,10 @@ use millstream_dataflow::plan::CheckpointFingerprint;
 use serde_json::Value;
 use thiserror::Error;
 
-use super::entries::{self, Commit, Metadata, Name, Offsets, SourceSeen, SourceStart};
+use super::{
+    entries::{self, Commit, Metadata, Name, Offsets, SourceSeen, SourceStart},
+    state::StateVersions,
+};
 
 /// What was read from a checkpoint: bytes by name. Of claims the names are enough.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -144,6 +147,8 @@ pub struct Recovered {
     pub next: BatchId,
     /// What each source had before; nothing for sources whose start isn't logged.
     pub histories: Vec<Option<SourceHistory>>,
+    /// State files, as the run's commits list them.
+    pub state: StateVersions,
     /// Entries before the newest run.
     pub strays: Vec<String>,
     /// Per source the batches of its `seen` entries, oldest first.
@@ -190,6 +195,12 @@ pub fn recover(raw: &RawCheckpoint, sources: &[String]) -> Result<Recovered, Che
         uncommitted,
         next: run.next,
         histories,
+        state: StateVersions::restored(
+            parsed
+                .commits
+                .range(run.oldest..)
+                .map(|(batch, commit)| (*batch, commit)),
+        ),
         strays: run.strays(&parsed),
         seen,
     })

@@ -11,6 +11,7 @@
 //! entry ends it too; one that finds a lower epoch's drops what is in flight and reads the logs again.
 
 mod batch;
+mod event_time;
 mod guard;
 mod input;
 mod purge;
@@ -33,6 +34,7 @@ use millstream_common::{
 
 use self::{
     batch::{Batch, Step},
+    event_time::EventTimes,
     guard::Guard,
     input::Input,
     purge::Purge,
@@ -43,6 +45,7 @@ use super::{
     error::{QueryError, Stopped},
     event::{Action, CoreOptions, Event, Life, Note, PutResult, QueryNews},
     progress::QueryStatus,
+    state::StateVersions,
 };
 
 /// The state machine. See the [module](self) for what it does.
@@ -64,6 +67,8 @@ pub struct QueryCore {
     current: Option<Batch>,
     guard: Guard,
     purge: Purge,
+    state: StateVersions,
+    event_times: EventTimes,
     waits_for_executor: bool,
     wake_at: Option<Tick>,
     status: QueryStatus,
@@ -111,6 +116,8 @@ impl QueryCore {
             input,
             current: None,
             guard: Guard::default(),
+            state: StateVersions::default(),
+            event_times: EventTimes::default(),
             waits_for_executor: false,
             wake_at: None,
             status: QueryStatus::default(),
@@ -252,6 +259,10 @@ impl QueryCore {
     fn advance(&mut self, now: Tick) -> Result<(), QueryError> {
         self.start_next(now)?;
         self.plan_if_due(now);
+        if self.is_complete() {
+            self.stopping = true;
+            self.input.stop();
+        }
         let nothing_left = self.current.is_none()
             && self.input.is_idle()
             && self.guard.is_idle()
@@ -415,6 +426,7 @@ impl QueryCore {
                 .input
                 .failing_source()
                 .and_then(|source| self.options.sources.get(source).cloned()),
+            empty_looks: self.input.empty_looks(),
         };
         if status != self.status {
             self.status = status.clone();

@@ -1,12 +1,15 @@
 //! What goes into the query's state machine and what comes out of it.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use millstream_common::{
     failure::Failure,
     ids::{BatchId, Epoch, ExecutorId, OutputIndex, QueryId, SourceId, TaskId},
-    protocol::SinkCommit,
+    protocol::{SinkCommit, Watermarks},
     time::{BatchTime, Tick},
 };
 use millstream_connectors::source::{PlanRequest, PlannedInput, SourceHistory, Split};
@@ -18,6 +21,7 @@ use super::{
     error::{QueryError, Stopped, StoreFailure},
     progress::{BatchProgress, QueryStatus},
     rate::RateOptions,
+    state::StateFiles,
 };
 use crate::{
     output::PartitionResult,
@@ -102,6 +106,40 @@ pub struct OutputInfo {
     pub publishes: bool,
 }
 
+/// A column of event times that a query watches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventTime {
+    /// Under this name tasks report the latest one.
+    pub id: String,
+    /// How far the watermark stays behind it.
+    pub delay_millis: i64,
+}
+
+/// When batches run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Trigger {
+    /// At each multiple of the interval, with or without input. With interval 0 as soon as there is input.
+    #[default]
+    Interval,
+    /// At multiples of so many milliseconds, if there is input. A batch that takes longer is followed by the next at once, and no multiple is made up for.
+    ProcessingTime(u64),
+    /// One batch of what is there, then the query ends.
+    Once,
+    /// As many batches as what is there needs, then the query ends.
+    AvailableNow,
+}
+
+/// How batches follow each other. The default is that of a query without event times.
+#[derive(Clone, Debug, Default)]
+pub struct BatchRules {
+    /// When they run. All but [`Trigger::Interval`] want the interval 0.
+    pub trigger: Trigger,
+    /// Columns of event times, whose latest make the watermark.
+    pub event_times: Vec<EventTime>,
+    /// State or output waits for the watermark: when it has moved, a batch is due even without input.
+    pub waits_for_watermark: bool,
+}
+
 /// What the state machine starts from.
 #[derive(Clone, Debug)]
 pub struct CoreOptions {
@@ -137,6 +175,8 @@ pub struct CoreOptions {
     pub retained_batches: u64,
     /// The rate controller's settings; none leaves it off.
     pub rate: Option<RateOptions>,
+    /// How batches follow each other.
+    pub rules: BatchRules,
 }
 
 /// Tells answers apart that belong to a state that was given up; see [`Event`].
@@ -367,6 +407,10 @@ pub enum Action {
         batch: BatchRef,
         /// Splits, by source.
         splits: Vec<Vec<Split>>,
+        /// What state partitions go on from.
+        state: Arc<StateFiles>,
+        /// Event-time watermarks.
+        watermarks: Watermarks,
         /// It may have run before.
         rerun: bool,
     },
@@ -429,6 +473,15 @@ pub enum Action {
     Sweep {
         /// The batch.
         batch: BatchRef,
+    },
+    /// Delete state files that no retained commit lists, of batches up to this one and of epochs up to ours. Best effort, again with the next purge.
+    SweepState {
+        /// What retained commits list.
+        reached: BTreeSet<String>,
+        /// The newest committed batch.
+        through: BatchId,
+        /// Our epoch.
+        epoch: Epoch,
     },
     /// Send [`Event::Timer`] at this time; replaces an earlier wish.
     WakeAt(Tick),

@@ -12,6 +12,7 @@
 //! - [`rate`]: how many rows the next batch may take
 //! - [`service`]: the asynchronous shell around the state machine
 //! - [`shared_file`]: proofs that driver and executors share a file system
+//! - [`state`]: which state files there are
 
 pub mod checkpoint;
 pub mod clock;
@@ -24,3 +25,4 @@ pub mod progress;
 pub mod rate;
 pub mod service;
 pub mod shared_file;
+pub mod state;

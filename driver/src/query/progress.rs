@@ -4,8 +4,10 @@ use std::{collections::VecDeque, sync::Arc};
 
 use millstream_common::{
     ids::{BatchId, Epoch, QueryId},
+    protocol::Watermarks,
     time::BatchTime,
 };
+use serde_json::Value;
 
 use crate::scheduler::message::BatchSummary;
 
@@ -31,10 +33,14 @@ pub struct BatchProgress {
     pub processing_millis: f64,
     /// Batches that wait behind it.
     pub queued: usize,
+    /// The event-time watermarks it ran with.
+    pub watermarks: Watermarks,
     /// What each source gave.
     pub sources: Vec<SourceProgress>,
     /// What its stages came to.
     pub summary: BatchSummary,
+    /// State after it, by operator.
+    pub state: Vec<StateProgress>,
 }
 
 impl BatchProgress {
@@ -49,6 +55,19 @@ impl BatchProgress {
     }
 }
 
+/// An operator's state after a batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StateProgress {
+    /// The operator's stable id.
+    pub operator: String,
+    /// Rows.
+    pub rows: u64,
+    /// Bytes of the files that it consists of.
+    pub bytes: u64,
+    /// Partitions that have any.
+    pub partitions: u32,
+}
+
 /// What a source gave a batch.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SourceProgress {
@@ -56,6 +75,8 @@ pub struct SourceProgress {
     pub id: String,
     /// Splits.
     pub splits: usize,
+    /// The source's position after the batch, in its own terms.
+    pub position: Value,
     /// Rows, where the source could tell beforehand.
     pub rows: Option<u64>,
     /// How far the source was behind when the batch was planned, by partition label.
@@ -73,6 +94,8 @@ pub struct QueryStatus {
     pub waits_for_executor: bool,
     /// The source that can't plan, by its stable id.
     pub waits_for_source: Option<String>,
+    /// How often the sources were asked while nothing ran, back to back, and had nothing new.
+    pub empty_looks: u64,
 }
 
 /// The newest batches, oldest first.

@@ -12,6 +12,7 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use millstream_common::{
     ids::{Epoch, OutputIndex, QueryId, SourceId},
     log_store::{self, LogStore},
@@ -35,7 +36,7 @@ use self::{sources::SourceTask, store::Storage};
 use super::{
     core::QueryCore,
     error::{QueryError, Stopped},
-    event::{CoreOptions, Event, OutputInfo, QueryNews},
+    event::{BatchRules, CoreOptions, Event, OutputInfo, QueryNews},
     handle::{self, Desk, QueryHandle, StopWish},
     rate::RateOptions,
     shared_file::SharedFiles,
@@ -78,8 +79,12 @@ pub struct QueryOptions {
     pub retained_batches: u64,
     /// The rate controller's settings; none leaves it off.
     pub rate: Option<RateOptions>,
+    /// How batches follow each other.
+    pub rules: BatchRules,
     /// The checkpoint's folder, where executors must share it.
     pub checkpoint_folder: Option<PathBuf>,
+    /// What executors need to run it, where that isn't part of the application's graph.
+    pub program: Option<Bytes>,
 }
 
 /// What a query works with.
@@ -113,6 +118,7 @@ pub struct QueryService {
     blocks: BlockReaders,
     max_queued: usize,
     checkpoint_folder: Option<PathBuf>,
+    program: Option<Bytes>,
     desk: Desk,
 }
 
@@ -162,6 +168,7 @@ impl QueryService {
             max_queued: options.max_queued,
             retained_batches: options.retained_batches,
             rate: options.rate,
+            rules: options.rules,
         });
         let (desk, handle) = handle::pair();
         let service = Self {
@@ -178,6 +185,7 @@ impl QueryService {
             blocks: parts.blocks,
             max_queued: options.max_queued,
             checkpoint_folder: options.checkpoint_folder,
+            program: options.program,
             desk,
             plan: options.plan,
         };
@@ -215,6 +223,7 @@ impl QueryService {
             outbox: VecDeque::new(),
             blocks: self.blocks,
             checkpoint_folder: self.checkpoint_folder,
+            program: self.program,
             shared_files: Arc::default(),
             desk: self.desk,
             span,
@@ -246,6 +255,7 @@ struct Running {
     outbox: VecDeque<message::Event>,
     blocks: BlockReaders,
     checkpoint_folder: Option<PathBuf>,
+    program: Option<Bytes>,
     shared_files: Arc<parking_lot::Mutex<SharedFiles>>,
     desk: Desk,
     span: tracing::Span,

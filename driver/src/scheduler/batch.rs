@@ -513,11 +513,19 @@ impl Batch {
                 total.input_rows += counts.input_rows;
                 total.input_bytes += counts.input_bytes;
                 total.malformed += counts.malformed;
+                total.late_rows += counts.late_rows;
+                total.state_rows_updated += counts.state_rows_updated;
+                total.state_rows_removed += counts.state_rows_removed;
                 total.shuffle_rows_read += counts.shuffle_rows_read;
                 total.shuffle_rows_written += counts.shuffle_rows_written;
                 total.output_rows += counts.output_rows;
                 total.spilled_bytes += counts.spilled_bytes;
                 summary.state.extend(winner.output.state.iter().cloned());
+                for (operator, time) in &winner.output.event_time_maxima {
+                    let maximum = summary.event_time_maxima.entry(operator.clone());
+                    let maximum = maximum.or_insert(*time);
+                    *maximum = (*maximum).max(*time);
+                }
             }
             summary.tasks += u64::from(of_stage.tasks);
             summary.stages.push(of_stage);

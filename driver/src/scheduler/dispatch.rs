@@ -241,6 +241,7 @@ impl Scheduler {
                     stage: StageId(u32::try_from(launching.stage).unwrap_or(u32::MAX)),
                     output,
                     rerun: batch.run.rerun,
+                    watermarks: batch.run.watermarks,
                     tasks: launching.tasks,
                 },
             });
@@ -386,10 +387,17 @@ fn task_spec(
             TaskInput::Blocks(lists)
         }
     };
+    let mut state = Vec::new();
+    let plan = batch.run.plan.stages.get(stage)?;
+    for operator in &plan.stateful {
+        let files = batch.run.state.get(&(operator.id.clone(), within));
+        state.extend(files.into_iter().flatten().cloned());
+    }
     Some(TaskSpec {
         partition,
         attempt,
         branch: u32::try_from(branch).ok()?,
         input,
+        state,
     })
 }

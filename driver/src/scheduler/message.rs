@@ -1,17 +1,19 @@
 //! What goes into the scheduler and what comes out of it.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use millstream_common::{
     failure::Failure,
     ids::{BatchId, Epoch, ExecutorId, OutputIndex, QueryId, TaskId},
-    protocol::{QueryGrant, StageLaunch, StateFile, TaskCounts, TaskReport},
+    protocol::{
+        QueryGrant, QueryProgram, StageLaunch, StateFile, TaskCounts, TaskReport, Watermarks,
+    },
     time::{BatchTime, Tick},
 };
 use millstream_connectors::source::Split;
 use millstream_dataflow::plan::Plan;
 
-use crate::output::PartitionResult;
+use crate::{output::PartitionResult, query::state::StateFiles};
 
 /// A registered executor, as far as scheduling needs to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +43,10 @@ pub struct BatchRun {
     pub plan: Arc<Plan>,
     /// Splits, by source.
     pub splits: Vec<Vec<Split>>,
+    /// What state partitions go on from.
+    pub state: Arc<StateFiles>,
+    /// Event-time watermarks.
+    pub watermarks: Watermarks,
     /// A re-run after a restart: sinks look for markers first.
     pub rerun: bool,
 }
@@ -48,6 +54,8 @@ pub struct BatchRun {
 /// What happened.
 #[derive(Clone, Debug)]
 pub enum Event {
+    /// What executors need to run a query that is added next; the cluster's service keeps it, the scheduler has no use for it.
+    Program(Box<QueryProgram>),
     /// A program's queries may be scheduled from now on.
     QueryAdded(QueryGrant),
     /// The query ended: everything of it is dropped.
@@ -214,6 +222,8 @@ pub struct BatchSummary {
     pub retries: u64,
     /// State files of winning attempts.
     pub state: Vec<StateFile>,
+    /// The latest event times seen, milliseconds by operator.
+    pub event_time_maxima: BTreeMap<String, i64>,
     /// Per stage: tasks, microseconds from the first launch to the last success.
     pub stages: Vec<StageSummary>,
 }

@@ -125,6 +125,7 @@ impl Scheduler {
     /// Takes what happened and gives what is to be done, in order. `now` never goes back.
     pub fn handle(&mut self, now: Tick, event: Event) -> Vec<Action> {
         match event {
+            Event::Program(_) => {}
             Event::QueryAdded(grant) => self.query_added(grant),
             Event::QueryRemoved(query) => self.query_removed(query),
             Event::Connected(info) => self.connected(now, info),

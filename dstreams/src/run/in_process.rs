@@ -22,7 +22,8 @@ use millstream_proto::refusal::unknown_executor;
 /// Messages that may wait in a session within the process.
 const SESSION: usize = 1_024;
 
-pub(super) fn in_process_link(cluster: ClusterHandle) -> InProcessLink {
+/// The link of an executor in the driver's own process.
+pub fn in_process_link(cluster: ClusterHandle) -> InProcessLink {
     let registering = cluster.clone();
     let register = move |request| {
         let cluster = registering.clone();
@@ -77,7 +78,7 @@ fn connect(
 }
 
 /// Reads blocks of the executor in this process.
-pub(super) struct InProcessFetch(pub(super) executor::Handle);
+pub struct InProcessFetch(pub executor::Handle);
 
 #[async_trait]
 impl FetchBlock for InProcessFetch {

@@ -38,6 +38,7 @@ use backoff::Backoff;
 use life::Life;
 use node::Node;
 use registration::Registration;
+pub(crate) use registration::unshared;
 use session::SessionEnd;
 
 /// Builds the application's graph and code from what the driver says of it: the same job function that the driver called.

@@ -19,6 +19,7 @@ use crate::{
     ledger::Ledger,
     memory::MemoryBudget,
     options::Options,
+    queries::States,
     runner::{Job, Runner},
 };
 
@@ -29,6 +30,7 @@ pub(super) struct Node {
     pub(super) store: Arc<BlockStore>,
     pub(super) folder: Arc<SpillFolder>,
     pub(super) budget: Arc<MemoryBudget>,
+    pub(super) states: Arc<States>,
     pub(super) peers: Option<Arc<Peers>>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Metrics,
@@ -61,6 +63,7 @@ impl Node {
         });
         let runner = Runner::start(options.cores.max(1), &clock, &metrics)?;
         Ok(Self {
+            states: Arc::new(States::new(config)),
             ledger: Mutex::new(Ledger::new()),
             wake: Notify::new(),
             store,
@@ -77,6 +80,7 @@ impl Node {
     pub(super) fn adopt(&self, config: &Config) {
         let (limit, block_limit) = memory_limits(config);
         self.budget.set_limits(limit, block_limit);
+        self.states.adopt(config);
     }
 
     pub(super) fn submit(&self, job: Job) {

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     fetch::Fetcher,
     options::{Tuning, effective_config},
+    queries::Queries,
     runner::panic_text,
     services::Services,
     transport::LinkError,
@@ -38,6 +39,7 @@ pub(super) struct Registration {
     pub(super) programs: Arc<dyn Programs>,
     pub(super) services: Arc<Services>,
     pub(super) tuning: Tuning,
+    pub(super) queries: Queries,
     fingerprint: String,
     unshared: Vec<String>,
 }
@@ -100,7 +102,7 @@ impl Registration {
         let build_id = build_id.to_owned();
         let built = task::spawn_blocking(move || {
             let programs = build(&factory, &application)?;
-            let fingerprint = programs.plan().session_fingerprint(&build_id);
+            let fingerprint = programs.session_fingerprint(&build_id);
             let unshared: Vec<String> = shared_files.iter().filter_map(unshared).collect();
             Ok::<_, Failure>((programs, fingerprint, unshared))
         });
@@ -122,6 +124,7 @@ impl Registration {
             Arc::clone(&node.store),
             Arc::clone(&node.folder),
             fetcher,
+            Arc::clone(&node.states),
             tuning.clone(),
         ));
         tracing::info!(executor = %reply.executor, "registered");
@@ -130,6 +133,7 @@ impl Registration {
             programs,
             services,
             tuning,
+            queries: Queries::default(),
             fingerprint,
             unshared,
         })
@@ -145,8 +149,10 @@ impl Registration {
 
     /// Lets connectors go, off the IO threads.
     pub(super) async fn close(&self) {
-        let programs = Arc::clone(&self.programs);
-        if let Err(error) = task::spawn_blocking(move || programs.close()).await {
+        let mut programs = self.queries.retain(|_| false);
+        programs.push(Arc::clone(&self.programs));
+        let closing = move || programs.iter().for_each(|programs| programs.close());
+        if let Err(error) = task::spawn_blocking(closing).await {
             tracing::warn!(%error, "the application's programs did not close");
         }
     }
@@ -172,7 +178,7 @@ fn build(
 }
 
 /// What is wrong with a file that the driver wrote for all to see; `None` if it reads alike.
-fn unshared(file: &SharedFile) -> Option<String> {
+pub(crate) fn unshared(file: &SharedFile) -> Option<String> {
     let mut content = String::new();
     let read = File::open(&file.path)
         .and_then(|opened| opened.take(MAX_NONCE_BYTES).read_to_string(&mut content));

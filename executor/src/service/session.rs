@@ -7,7 +7,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use millstream_common::{
     failure::{Failure, FailureKind},
-    protocol::{StageLaunch, TaskReport, ToDriver, ToExecutor},
+    protocol::{QueryGrant, StageLaunch, TaskReport, ToDriver, ToExecutor},
 };
 
 use super::{ExitReason, backoff::Backoff, life::Life, node::Node, registration::Registration};
@@ -169,10 +169,16 @@ impl SessionState<'_> {
                 let limit = self.registration.tuning.max_message / 4;
                 let (truth, dropped) = self.node.ledger.lock().reconcile(&queries, &wanted, limit);
                 self.node.drop_blocks(dropped);
+                self.forget_queries(&queries);
                 // What was to be said before is part of the truth.
                 self.first
                     .retain(|message| matches!(message, ToDriver::Leaving));
                 self.first.push_front(truth);
+            }
+            ToExecutor::Program(program) => {
+                self.node.states.add(&program);
+                let application = &self.registration.programs;
+                self.registration.queries.add(*program, application);
             }
             ToExecutor::Launch(launch) => self.launch(launch),
             ToExecutor::Cancel(tasks) => self.node.ledger.lock().cancel(&tasks),
@@ -181,6 +187,7 @@ impl SessionState<'_> {
                 epoch,
                 through,
             } => {
+                self.node.states.batch_is_over(query, through);
                 let dropped = self.node.ledger.lock().drop_batches(query, epoch, through);
                 self.node.drop_blocks(dropped);
             }
@@ -189,13 +196,27 @@ impl SessionState<'_> {
         None
     }
 
+    /// Of queries that the driver doesn't name nothing is kept.
+    fn forget_queries(&self, queries: &[QueryGrant]) {
+        let is_named = |query| queries.iter().any(|grant| grant.query == query);
+        self.node.states.retain(is_named);
+        let gone = self.registration.queries.retain(is_named);
+        if !gone.is_empty() {
+            tokio::task::spawn_blocking(move || gone.iter().for_each(|programs| programs.close()));
+        }
+    }
+
     fn launch(&self, launch: StageLaunch) {
         let launched = self.node.ledger.lock().launch(&launch);
         self.node.drop_blocks(launched.dropped);
         if launched.start.is_empty() {
             return;
         }
-        let program = self.registration.programs.program(launch.stage);
+        let own = &self.registration.programs;
+        let queries = &self.registration.queries;
+        let program = queries
+            .program(launch.query, launch.stage)
+            .or_else(|| own.program(launch.stage));
         let mut specs: Vec<_> = launch.tasks.into_iter().map(Some).collect();
         for (index, task, cancel) in launched.start {
             let spec = specs.get_mut(index).and_then(Option::take);
@@ -217,6 +238,8 @@ impl SessionState<'_> {
                 batch_time: launch.batch_time,
                 branch: spec.branch,
                 input: spec.input,
+                state: spec.state,
+                watermarks: launch.watermarks,
                 rerun: launch.rerun,
                 cancel,
                 input_deadline: self.registration.tuning.input_deadline,

@@ -9,7 +9,7 @@ use millstream_common::{
     ids::{BatchId, Epoch, ExecutorId, StageId, TaskId},
     protocol::{
         Application, QueryGrant, RegisterReply, SharedFile, StageLaunch, TaskInput, TaskOutput,
-        TaskSpec, ToDriver, ToExecutor,
+        TaskSpec, ToDriver, ToExecutor, Watermarks,
     },
     time::{BatchTime, SystemClock},
 };
@@ -124,6 +124,7 @@ fn launch(epoch: u64, batch: u64, partitions: &[u32]) -> StageLaunch {
         stage: StageId(0),
         output: None,
         rerun: false,
+        watermarks: Watermarks::default(),
         tasks: partitions
             .iter()
             .map(|partition| TaskSpec {
@@ -131,6 +132,7 @@ fn launch(epoch: u64, batch: u64, partitions: &[u32]) -> StageLaunch {
                 attempt: 0,
                 branch: 0,
                 input: TaskInput::Blocks(vec![]),
+                state: vec![],
             })
             .collect(),
     }

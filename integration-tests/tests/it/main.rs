@@ -24,4 +24,5 @@ mod packaging;
 mod runtime;
 mod security;
 mod seeing;
+mod structured;
 mod word_job;

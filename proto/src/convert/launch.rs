@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use millstream_common::{
     ids::{BatchId, Epoch, ExecutorId, OutputIndex, SourceId, StageId, TaskId},
-    protocol::{BlockLocation, StageLaunch, TaskInput, TaskSpec},
+    protocol::{BlockLocation, StageLaunch, TaskInput, TaskSpec, Watermarks},
     time::BatchTime,
 };
 
@@ -29,6 +29,8 @@ impl From<StageLaunch> for pb::StageLaunch {
             rerun: launch.rerun,
             tasks,
             writers: writers.list,
+            late_watermark_millis: launch.watermarks.late,
+            evict_watermark_millis: launch.watermarks.evict,
         }
     }
 }
@@ -89,6 +91,7 @@ fn wire_task(task: TaskSpec, writers: &mut Writers) -> pb::TaskSpec {
         attempt: task.attempt,
         branch: task.branch,
         input: Some(input),
+        state: task.state.into_iter().map(Into::into).collect(),
     }
 }
 
@@ -109,6 +112,7 @@ impl TryFrom<pb::StageLaunch> for StageLaunch {
                 attempt: task.attempt,
                 branch: task.branch,
                 input: task_input(require(task.input, "TaskSpec", "input")?, &writers)?,
+                state: task.state.into_iter().map(Into::into).collect(),
             });
         }
         Ok(Self {
@@ -119,6 +123,10 @@ impl TryFrom<pb::StageLaunch> for StageLaunch {
             stage: StageId(launch.stage),
             output: launch.output.map(OutputIndex),
             rerun: launch.rerun,
+            watermarks: Watermarks {
+                late: launch.late_watermark_millis,
+                evict: launch.evict_watermark_millis,
+            },
             tasks,
         })
     }

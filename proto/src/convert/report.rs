@@ -52,6 +52,7 @@ impl From<TaskOutput> for pb::TaskOutput {
             result: output.result,
             sink: output.sink.map(Into::into),
             state: wire_all(output.state),
+            event_time_maxima: output.event_time_maxima.into_iter().collect(),
             counts: Some(output.counts.into()),
         }
     }
@@ -71,6 +72,7 @@ impl TryFrom<pb::TaskOutput> for TaskOutput {
             result: output.result,
             sink: output.sink.map(TryInto::try_into).transpose()?,
             state: wire_all(output.state),
+            event_time_maxima: output.event_time_maxima.into_iter().collect(),
             counts: require(output.counts, "TaskOutput", "counts")?.into(),
         })
     }
@@ -109,6 +111,9 @@ impl From<TaskCounts> for pb::TaskCounts {
             kafka_records: counts.kafka_records,
             kafka_ranges_buffered: counts.kafka_ranges_buffered,
             kafka_ranges_awaited: counts.kafka_ranges_awaited,
+            late_rows: counts.late_rows,
+            state_rows_updated: counts.state_rows_updated,
+            state_rows_removed: counts.state_rows_removed,
         }
     }
 }
@@ -126,6 +131,9 @@ impl From<pb::TaskCounts> for TaskCounts {
             kafka_records: counts.kafka_records,
             kafka_ranges_buffered: counts.kafka_ranges_buffered,
             kafka_ranges_awaited: counts.kafka_ranges_awaited,
+            late_rows: counts.late_rows,
+            state_rows_updated: counts.state_rows_updated,
+            state_rows_removed: counts.state_rows_removed,
         }
     }
 }
@@ -163,6 +171,7 @@ impl From<StateFile> for pb::StateFile {
             offset: file.offset,
             length: file.length,
             checksum: file.checksum,
+            rows: file.rows,
         }
     }
 }
@@ -176,6 +185,7 @@ impl From<pb::StateFile> for StateFile {
             offset: file.offset,
             length: file.length,
             checksum: file.checksum,
+            rows: file.rows,
         }
     }
 }

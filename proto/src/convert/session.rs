@@ -2,7 +2,7 @@
 
 use millstream_common::{
     ids::{BatchId, Epoch},
-    protocol::{Heartbeat, Hello, QueryGrant, ToDriver, ToExecutor},
+    protocol::{Heartbeat, Hello, QueryGrant, QueryProgram, ToDriver, ToExecutor},
 };
 
 use super::{ConversionError, convert_all, ids, require, wire_all};
@@ -101,6 +101,7 @@ impl From<ToExecutor> for pb::DriverMessage {
                 queries: wire_all(queries),
                 wanted: wire_all(wanted),
             }),
+            ToExecutor::Program(program) => Message::Program((*program).into()),
             ToExecutor::Launch(launch) => Message::Launch(launch.into()),
             ToExecutor::Cancel(tasks) => Message::Cancel(pb::Cancel {
                 tasks: wire_all(tasks),
@@ -133,6 +134,7 @@ impl TryFrom<pb::DriverMessage> for ToExecutor {
                     queries: convert_all(reconcile.queries)?,
                     wanted: convert_all(reconcile.wanted)?,
                 },
+                Message::Program(program) => Self::Program(Box::new(program.try_into()?)),
                 Message::Launch(launch) => Self::Launch(launch.try_into()?),
                 Message::Cancel(cancel) => Self::Cancel(convert_all(cancel.tasks)?),
                 Message::DropBatches(drop) => Self::DropBatches {
@@ -145,6 +147,30 @@ impl TryFrom<pb::DriverMessage> for ToExecutor {
                 },
             },
         )
+    }
+}
+
+impl From<QueryProgram> for pb::QueryProgram {
+    fn from(program: QueryProgram) -> Self {
+        Self {
+            query: ids::wire_query(program.query),
+            program: program.bytes,
+            checkpoint: program.checkpoint,
+            shared_files: wire_all(program.shared_files),
+        }
+    }
+}
+
+impl TryFrom<pb::QueryProgram> for QueryProgram {
+    type Error = ConversionError;
+
+    fn try_from(program: pb::QueryProgram) -> Result<Self, ConversionError> {
+        Ok(Self {
+            query: ids::query(&program.query, "QueryProgram", "query")?,
+            bytes: program.program,
+            checkpoint: program.checkpoint,
+            shared_files: program.shared_files.into_iter().map(Into::into).collect(),
+        })
     }
 }
 

@@ -7,9 +7,9 @@ use millstream_common::{
     failure::{Failure, FailureKind, Fault, Retry},
     ids::{BatchId, BlockId, Epoch, ExecutorId, OutputIndex, QueryId, SourceId, StageId, TaskId},
     protocol::{
-        Application, BlockLocation, BlockMeta, Heartbeat, Hello, QueryGrant, RegisterReply,
-        RegisterRequest, SharedFile, SinkCommit, StageLaunch, StateFile, TaskCounts, TaskInput,
-        TaskOutput, TaskReport, TaskSpec, ToDriver, ToExecutor,
+        Application, BlockLocation, BlockMeta, Heartbeat, Hello, QueryGrant, QueryProgram,
+        RegisterReply, RegisterRequest, SharedFile, SinkCommit, StageLaunch, StateFile, TaskCounts,
+        TaskInput, TaskOutput, TaskReport, TaskSpec, ToDriver, ToExecutor, Watermarks,
     },
     time::BatchTime,
 };
@@ -98,23 +98,27 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn state_file()(operator in ".{0,4}", partition in any::<u32>(), file in ".{0,4}", numbers in any::<[u64; 4]>()) -> StateFile {
+        let [offset, length, checksum, rows] = numbers;
+        StateFile { operator, partition, file, offset, length, checksum, rows }
+    }
+}
+
+prop_compose! {
     fn output()(
         exchanges in vec(vec(meta(), 0..3), 0..3),
         result in option::of(vec(any::<u8>(), 0..9).prop_map(Bytes::from)),
         sink in option::of((any::<u32>(), any::<u64>(), any::<u64>(), json())),
-        state in vec((".{0,4}", any::<u32>(), ".{0,4}", any::<[u64; 3]>()), 0..2),
-        counts in any::<[u64; 10]>(),
+        state in vec(state_file(), 0..2),
+        event_time_maxima in btree_map(".{0,4}", any::<i64>(), 0..3),
+        counts in any::<[u64; 13]>(),
     ) -> TaskOutput {
         TaskOutput {
             exchanges,
             result,
             sink: sink.map(|(partition, rows, checksum, payload)| SinkCommit { partition, rows, checksum, payload }),
-            state: state
-                .into_iter()
-                .map(|(operator, partition, file, [offset, length, checksum])| StateFile {
-                    operator, partition, file, offset, length, checksum,
-                })
-                .collect(),
+            state,
+            event_time_maxima,
             counts: TaskCounts {
                 input_rows: counts[0],
                 input_bytes: counts[1],
@@ -126,6 +130,9 @@ prop_compose! {
                 kafka_records: counts[7],
                 kafka_ranges_buffered: counts[8],
                 kafka_ranges_awaited: counts[9],
+                late_rows: counts[10],
+                state_rows_updated: counts[11],
+                state_rows_removed: counts[12],
             },
         }
     }
@@ -176,8 +183,8 @@ fn input() -> impl Strategy<Value = TaskInput> {
 prop_compose! {
     fn launch()(
         query in query(), epoch in any::<u64>(), batch in any::<u64>(), time in any::<i64>(), stage in any::<u32>(),
-        output in option::of(any::<u32>()), rerun in any::<bool>(),
-        tasks in vec((any::<[u32; 3]>(), input()), 0..4),
+        output in option::of(any::<u32>()), rerun in any::<bool>(), late in option::of(any::<i64>()), evict in option::of(any::<i64>()),
+        tasks in vec((any::<[u32; 3]>(), input(), vec(state_file(), 0..3)), 0..4),
     ) -> StageLaunch {
         StageLaunch {
             query,
@@ -187,9 +194,10 @@ prop_compose! {
             stage: StageId(stage),
             output: output.map(OutputIndex),
             rerun,
+            watermarks: Watermarks { late, evict },
             tasks: tasks
                 .into_iter()
-                .map(|([partition, attempt, branch], input)| TaskSpec { partition, attempt, branch, input })
+                .map(|([partition, attempt, branch], input, state)| TaskSpec { partition, attempt, branch, input, state })
                 .collect(),
         }
     }
@@ -221,6 +229,20 @@ fn to_executor() -> impl Strategy<Value = ToExecutor> {
         (vec(grant, 0..3), vec(task(), 0..3))
             .prop_map(|(queries, wanted)| ToExecutor::Reconcile { queries, wanted }),
         launch().prop_map(ToExecutor::Launch),
+        (query(), vec(any::<u8>(), 0..20), option::of("[a-z/]{0,9}")).prop_map(
+            |(query, bytes, checkpoint)| {
+                ToExecutor::Program(Box::new(QueryProgram {
+                    query,
+                    bytes: bytes.into(),
+                    checkpoint,
+                    shared_files: vec![SharedFile {
+                        path: "/a".to_owned(),
+                        nonce: "n".to_owned(),
+                        purpose: "checkpoint".to_owned(),
+                    }],
+                }))
+            }
+        ),
         vec(task(), 0..3).prop_map(ToExecutor::Cancel),
         (query(), any::<u64>(), any::<u64>()).prop_map(|(query, epoch, through)| {
             ToExecutor::DropBatches {
@@ -372,12 +394,14 @@ fn a_launch_says_each_writer_once() {
         stage: StageId(1),
         output: None,
         rerun: false,
+        watermarks: Watermarks::default(),
         tasks: (0..8)
             .map(|partition| TaskSpec {
                 partition,
                 attempt: 0,
                 branch: 0,
                 input: TaskInput::Blocks(vec![locations(partition)]),
+                state: vec![],
             })
             .collect(),
     };

@@ -190,7 +190,10 @@ pub(super) fn escape(id: &str) -> String {
 }
 
 /// Forces a folder's entries to the disk.
-pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// What the disk says.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 

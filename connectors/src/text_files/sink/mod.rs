@@ -32,7 +32,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::sink::{Sink, SinkDriver};
 
-pub use self::{layout::PrefixError, publish::TextFilePublisher, writer::TextFileSink};
+pub use self::{
+    layout::{PrefixError, sync_folder},
+    publish::{TextFilePublisher, put_in_place},
+    writer::TextFileSink,
+};
 
 /// Where a text file sink writes, and how.
 #[derive(Clone, Debug)]
@@ -127,19 +131,19 @@ impl TextRows {
 
 /// A file that an attempt staged: the payload of its commit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct StagedFile {
+pub struct StagedFile {
     /// Its name in the final folder.
-    name: String,
+    pub name: String,
     /// Where it is, below the parent of the final folder.
-    staged: String,
+    pub staged: String,
     /// Bytes.
-    length: u64,
+    pub length: u64,
     /// xxh3-64 of its bytes.
-    checksum: u64,
+    pub checksum: u64,
 }
 
 /// What the disk refused.
-fn refused(action: &str, path: &Path, error: &io::Error) -> Failure {
+pub fn refused(action: &str, path: &Path, error: &io::Error) -> Failure {
     let path = path.display();
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Failure::caused_by(

@@ -258,7 +258,10 @@ fn exists(path: &Path) -> Result<bool, Failure> {
 }
 
 /// Renames a staged file to its final name. One that is gone was renamed before.
-fn put_in_place(file: &StagedFile, staged: &Path, target: &Path) -> Result<(), Failure> {
+///
+/// # Errors
+/// What the disk refuses; something else under the name; a staged file that is gone and was not published.
+pub fn put_in_place(file: &StagedFile, staged: &Path, target: &Path) -> Result<(), Failure> {
     match rename_new(staged, target) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => verify_published(file, target),

@@ -32,6 +32,8 @@ pub struct TextFileDriver {
     waiting: VecDeque<NewFile>,
     /// A listing that took longer than a plan may wait.
     running: Option<Running>,
+    /// The folders were listed for a plan.
+    was_listed: bool,
     /// When files that were taken were last looked at.
     changes_checked: Option<Tick>,
     committed: Option<BatchId>,
@@ -53,6 +55,7 @@ impl TextFileDriver {
             seen: Arc::default(),
             waiting: VecDeque::new(),
             running: None,
+            was_listed: false,
             changes_checked: None,
             committed: None,
             changed_files: 0,
@@ -154,7 +157,8 @@ impl TextFileDriver {
 
     /// Up to `limit` new files, as they are now.
     async fn next_files(&mut self, limit: usize) -> Result<Vec<NewFile>, Failure> {
-        let left_over = self.waiting.len() >= limit;
+        let is_closed = self.settings.only_present && self.was_listed;
+        let left_over = is_closed || self.waiting.len() >= limit;
         if !left_over {
             let min_age = self.settings.min_age;
             let found = self.list(min_age).await?.new_files;
@@ -163,6 +167,7 @@ impl TextFileDriver {
                 .into_iter()
                 .filter(|file| seen.get(&file.folder, &file.name).is_none());
             self.waiting = unseen.collect();
+            self.was_listed = true;
         }
         let count = limit.min(self.waiting.len());
         let files: Vec<NewFile> = self.waiting.drain(..count).collect();
@@ -317,6 +322,7 @@ impl SourceDriver for TextFileDriver {
         self.seen = Arc::new(seen);
         self.waiting.clear();
         self.running = None;
+        self.was_listed = false;
         self.changes_checked = None;
         self.committed = through;
         Ok(())

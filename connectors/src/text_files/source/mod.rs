@@ -49,6 +49,8 @@ pub struct Settings {
     pub directory: String,
     /// Whether files that are there when the query starts for the first time are read too.
     pub existing_files: bool,
+    /// Only files that are there when the folders are first listed are taken.
+    pub only_present: bool,
     /// A file is taken only when it was last changed so long ago.
     pub min_age: Duration,
     /// Bytes of a file that one task reads.
@@ -75,6 +77,7 @@ impl Settings {
         Self {
             directory: directory.into(),
             existing_files: false,
+            only_present: false,
             min_age: Duration::ZERO,
             split_size: 128 << 20,
             max_files_per_batch: None,

@@ -23,7 +23,10 @@ impl Cluster {
             } => {
                 self.tell(executor, ToExecutor::Reconcile { queries, wanted });
             }
-            Action::Launch { executor, launch } => self.tell(executor, ToExecutor::Launch(launch)),
+            Action::Launch { executor, launch } => {
+                self.send_program(executor, launch.query);
+                self.tell(executor, ToExecutor::Launch(launch));
+            }
             Action::Cancel { executor, tasks } => self.tell(executor, ToExecutor::Cancel(tasks)),
             Action::DropBatches {
                 executor,
@@ -85,6 +88,17 @@ impl Cluster {
             }
             Action::WakeAt(at) => self.wake_at = Some(at),
             Action::Noted(note) => self.note(note),
+        }
+    }
+
+    /// A query's program goes to an executor once a session, before its first tasks.
+    fn send_program(&mut self, executor: ExecutorId, query: QueryId) {
+        let Some(program) = self.programs.get(&query) else {
+            return;
+        };
+        if self.programmed.insert((executor, query)) {
+            let message = ToExecutor::Program(program.clone());
+            self.tell(executor, message);
         }
     }
 

@@ -141,6 +141,8 @@ impl Cluster {
         tracing::info!(executor = %info.id, host = info.host, cores = info.cores, "executor connected");
         let (sender, outbox) = mpsc::channel(SESSION_OUTBOX);
         self.sessions.insert(hello.executor, sender);
+        self.programmed
+            .retain(|(executor, _)| *executor != hello.executor);
         self.schedule(Event::Connected(info)).await;
         Ok(Session { number, outbox })
     }

@@ -3,7 +3,7 @@
 use millstream_common::{
     failure::{Failure, FailureKind},
     ids::{BatchId, OutputIndex},
-    protocol::SinkCommit,
+    protocol::{SinkCommit, StateFile, Watermarks},
     time::Tick,
 };
 use serde_json::Value;
@@ -17,6 +17,7 @@ use super::{
         rate::RateSample,
     },
     QueryCore,
+    event_time::{self, EventTimes},
     guard::Guarded,
     input::PlannedBatch,
     start::{Phase, reference},
@@ -49,6 +50,10 @@ pub(super) struct Batch {
     delay_millis: f64,
     winners: Vec<Vec<SinkCommit>>,
     summary: BatchSummary,
+    /// The whole state after it.
+    state: Vec<StateFile>,
+    /// Event times after it.
+    event_times: EventTimes,
 }
 
 impl Batch {
@@ -60,6 +65,7 @@ impl Batch {
         planned: PlannedBatch,
         author: Author,
         options: &CoreOptions,
+        watermarks: Watermarks,
         now: Tick,
         wall_millis: i64,
     ) -> Self {
@@ -77,7 +83,7 @@ impl Batch {
             batch_time: planned.batch_time,
             build_id: options.build_id.clone(),
             sources: inputs,
-            watermarks: Default::default(),
+            watermarks: event_time::logged(watermarks),
             broadcasts: Default::default(),
             tables: Default::default(),
             configuration: options.affecting.clone(),
@@ -105,6 +111,8 @@ impl Batch {
             delay_millis: delay as f64,
             winners: vec![Vec::new(); outputs],
             summary: BatchSummary::default(),
+            state: Vec::new(),
+            event_times: EventTimes::default(),
             offsets,
         }
     }
@@ -130,6 +138,8 @@ impl QueryCore {
         self.actions.push(Action::Run {
             batch: reference(&batch.offsets),
             splits: inputs.map(|input| input.splits.clone()).collect(),
+            state: self.state.current(),
+            watermarks: event_time::of_log(&batch.offsets.watermarks),
             rerun: batch.rerun,
         });
         batch.step = Step::Running;
@@ -232,15 +242,25 @@ impl QueryCore {
             id,
             winners: winners.clone(),
         });
+        let rules = &self.options.rules;
+        let own = event_time::of_log(&current.offsets.watermarks);
+        let event_times = self.event_times.after(
+            &rules.event_times,
+            rules.waits_for_watermark,
+            own,
+            &summary.event_time_maxima,
+        );
         let commit = Commit {
             author,
             batch,
             outputs: outputs.collect(),
-            state: summary.state.clone(),
-            event_time_maxima: Default::default(),
-            next_watermarks: Default::default(),
-            no_data_batch_due: false,
+            state: self.state.after(&summary.state),
+            event_time_maxima: event_times.maxima.clone(),
+            next_watermarks: event_time::logged(event_times.next),
+            no_data_batch_due: event_times.is_due,
         };
+        current.event_times = event_times;
+        current.state = commit.state.clone();
         current.summary = summary;
         current.step = Step::Committing;
         self.put(Name::Commit(batch), &commit)
@@ -251,6 +271,11 @@ impl QueryCore {
             return Ok(());
         }
         self.actions.push(Action::Release { batch });
+        if let Some(current) = &mut self.current {
+            let state = std::mem::take(&mut current.state);
+            self.state.committed(batch, &state);
+            self.event_times = std::mem::take(&mut current.event_times);
+        }
         if self.publishes() {
             if let Some(current) = &mut self.current {
                 current.step = Step::Publishing;
@@ -314,6 +339,7 @@ impl QueryCore {
         let sources = sources.map(|((id, input), lag)| SourceProgress {
             id: id.clone(),
             splits: input.splits.len(),
+            position: input.position.clone(),
             rows: input.splits.iter().map(|split| split.rows).sum(),
             lag,
         });
@@ -326,8 +352,10 @@ impl QueryCore {
             scheduling_delay_millis: batch.delay_millis,
             processing_millis,
             queued: self.input.queued(),
+            watermarks: event_time::of_log(&batch.offsets.watermarks),
             sources: sources.collect(),
             summary: batch.summary,
+            state: self.state.progress(),
         })));
         let id = batch.offsets.batch;
         self.guarded(now, Guarded::Tell(id, batch.offsets.sources));

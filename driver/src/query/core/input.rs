@@ -13,7 +13,7 @@ use super::{
     super::{
         clock::BatchClock,
         error::QueryError,
-        event::{Action, CoreOptions, Note, SourcePlanned},
+        event::{Action, CoreOptions, Note, SourcePlanned, Trigger},
         rate::RateController,
     },
     QueryCore,
@@ -39,6 +39,9 @@ pub(super) struct Input {
     poll_at: Option<Tick>,
     full_noted: bool,
     stopping: bool,
+    empty_looks: u64,
+    /// Batches planned or run again since the start.
+    taken: u64,
     pub(super) rates: Vec<Option<RateController>>,
 }
 
@@ -80,6 +83,8 @@ impl Input {
             poll_at: None,
             full_noted: false,
             stopping: false,
+            empty_looks: 0,
+            taken: 0,
             rates: rates.collect(),
         }
     }
@@ -101,6 +106,15 @@ impl Input {
         self.queue.clear();
         self.poll_at = None;
         self.full_noted = false;
+    }
+
+    pub(super) fn empty_looks(&self) -> u64 {
+        self.empty_looks
+    }
+
+    /// A batch that was begun before runs again.
+    pub(super) fn took_one(&mut self) {
+        self.taken += 1;
     }
 
     pub(super) fn queued(&self) -> usize {
@@ -156,6 +170,14 @@ impl QueryCore {
         let Some(batch_time) = clock.take(wall_millis) else {
             return;
         };
+        if let Trigger::ProcessingTime(every) = self.options.rules.trigger {
+            let every = i64::try_from(every.max(1)).unwrap_or(i64::MAX);
+            let next = wall_millis
+                .div_euclid(every)
+                .saturating_add(1)
+                .saturating_mul(every);
+            self.input.poll_at = Some(self.anchor.tick(next));
+        }
         let sources = self.options.sources.len();
         let batch = self.input.next;
         self.input.planning = Some(Planning {
@@ -292,10 +314,16 @@ impl QueryCore {
         let sources: Vec<SourcePlanned> = planning.answers.into_iter().flatten().collect();
         let is_empty = sources.iter().all(|source| source.input.splits.is_empty());
         let back_to_back = self.options.interval_millis == 0;
-        if back_to_back && is_empty {
-            self.input.poll_at = Some(now.after(POLL_EVERY));
+        if back_to_back && is_empty && !self.event_times.is_due {
+            let soon = now.after(POLL_EVERY);
+            self.input.poll_at = match self.options.rules.trigger {
+                Trigger::ProcessingTime(_) => self.input.poll_at.max(Some(soon)),
+                _ => Some(soon),
+            };
+            self.input.empty_looks += 1;
             return;
         }
+        self.input.taken += 1;
         self.input.next = planning.batch.next();
         self.input.queue.push_back(PlannedBatch {
             batch: planning.batch,
@@ -303,6 +331,15 @@ impl QueryCore {
             sources,
             has_seen: planning.want_seen,
         });
+    }
+
+    /// Whether a query that ends by itself has done what it was started for.
+    pub(super) fn is_complete(&self) -> bool {
+        match self.options.rules.trigger {
+            Trigger::Interval | Trigger::ProcessingTime(_) => false,
+            Trigger::Once => self.input.taken > 0 || self.input.empty_looks > 0,
+            Trigger::AvailableNow => self.input.empty_looks > 0,
+        }
     }
 
     /// Starts the oldest queued batch when nothing else runs.
@@ -315,7 +352,8 @@ impl QueryCore {
         };
         let author = self.author();
         let wall_millis = self.anchor.wall_millis(now);
-        let batch = Batch::planned(planned, author, &self.options, now, wall_millis);
+        let watermarks = self.event_times.next;
+        let batch = Batch::planned(planned, author, &self.options, watermarks, now, wall_millis);
         self.log(batch)
     }
 }

@@ -181,10 +181,24 @@ impl QueryCore {
         }
         if let Some(job) = job {
             self.purge.oldest = job.through.next();
+            self.state.purged(job.through);
             for list in &mut self.purge.seen {
                 let newest = list.iter().copied().max();
                 list.retain(|batch| Some(*batch) == newest);
             }
         }
+        self.sweep_state();
+    }
+
+    /// Files of lost attempts, of merged files, and of purged batches go.
+    pub(super) fn sweep_state(&mut self) {
+        if self.state.is_empty() {
+            return;
+        }
+        self.actions.push(Action::SweepState {
+            reached: self.state.reached(),
+            through: self.state.newest(),
+            epoch: self.epoch,
+        });
     }
 }

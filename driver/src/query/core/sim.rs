@@ -94,6 +94,7 @@ pub(super) fn options(retained: u64) -> CoreOptions {
             id: "sink-0".into(),
             publishes: true,
         }],
+        rules: Default::default(),
         interval_millis: INTERVAL,
         max_queued: 3,
         retained_batches: retained,

@@ -19,6 +19,7 @@ use super::{
     },
     QueryCore,
     batch::{Batch, Step},
+    event_time::EventTimes,
     guard::{Guard, Guarded},
 };
 
@@ -350,7 +351,9 @@ impl QueryCore {
                 .as_ref()
                 .map(|newest| &newest.offsets))
             .map(|entry| entry.batch_time);
+        self.event_times = EventTimes::default();
         if let Some(newest) = recovered.newest_commit {
+            self.event_times = EventTimes::restored(&newest.commit);
             let batch = reference(&newest.offsets);
             self.actions.push(Action::TellCommitted {
                 batch: batch.batch,
@@ -361,6 +364,8 @@ impl QueryCore {
             }
         }
         self.purge.begin(recovered.oldest, recovered.seen);
+        self.state = recovered.state;
+        self.sweep_state();
         if !recovered.strays.is_empty() {
             self.actions.push(Action::Noted(Note::Strays {
                 names: recovered.strays.clone(),
@@ -391,6 +396,7 @@ impl QueryCore {
                 batch: offsets.batch,
             }));
             let batch = Batch::rerun(offsets, now, wall_millis, self.options.outputs.len());
+            self.input.took_one();
             self.run(batch);
         }
     }

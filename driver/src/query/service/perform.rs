@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use millstream_common::{
     failure::{Failure, FailureKind, Retry},
     ids::{OutputIndex, SourceId},
-    protocol::SinkCommit,
+    protocol::{QueryProgram, SinkCommit},
 };
 use millstream_connectors::sink::{Interrupted, SinkStart};
 use parking_lot::Mutex;
@@ -120,6 +120,16 @@ impl Running {
                 self.span.record("epoch", epoch.0);
                 let grant = Self::grant(query, epoch);
                 self.added = Some(grant);
+                if let Some(bytes) = &self.program {
+                    let folder = self.checkpoint_folder.as_ref();
+                    self.outbox
+                        .push_back(message::Event::Program(Box::new(QueryProgram {
+                            query,
+                            bytes: bytes.clone(),
+                            checkpoint: folder.map(|folder| folder.display().to_string()),
+                            shared_files: self.shared_files.lock().files().to_vec(),
+                        })));
+                }
                 self.outbox.push_back(message::Event::QueryAdded(grant));
                 let shared_files = self.shared_files.lock().files().to_vec();
                 self.desk.ready.send_replace(Some(Ready {
@@ -132,6 +142,8 @@ impl Running {
             Action::Run {
                 batch,
                 splits,
+                state,
+                watermarks,
                 rerun,
             } => {
                 let info = self.batch_info(batch);
@@ -144,6 +156,8 @@ impl Running {
                         batch_time: info.batch_time,
                         plan: Arc::clone(&self.plan),
                         splits,
+                        state,
+                        watermarks,
                         rerun,
                     }));
             }
@@ -223,6 +237,18 @@ impl Running {
                         if output.publishes() {
                             output.sweep(info).await;
                         }
+                    }
+                    None
+                });
+            }
+            Action::SweepState {
+                reached,
+                through,
+                epoch,
+            } => {
+                self.tasks.spawn(async move {
+                    if let Err(failure) = storage.sweep_state(&reached, through, epoch).await {
+                        tracing::warn!(%failure, "old state files could not be deleted; trying again later");
                     }
                     None
                 });

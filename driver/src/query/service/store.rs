@@ -1,15 +1,16 @@
 //! The checkpoint's storage, as the state machine asks for it.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
 use millstream_common::{
     failpoint,
     failure::Retry,
-    ids::Epoch,
+    ids::{BatchId, Epoch},
     log_store::{self, LogStore, PutOutcome},
     time::Clock,
 };
+use millstream_dataflow::state;
 use std::time::Duration;
 
 use super::super::{
@@ -176,6 +177,23 @@ impl Storage {
                 .map_err(|error| failure("delete", name, self.store.as_ref(), &error))?;
         }
         Ok(())
+    }
+
+    /// Deletes state files that no retained commit lists; those of later batches or epochs may be in the making.
+    pub(super) async fn sweep_state(
+        &self,
+        reached: &BTreeSet<String>,
+        through: BatchId,
+        epoch: Epoch,
+    ) -> Result<(), StoreFailure> {
+        let names = self.list(state::STATE).await?;
+        let is_left = |name: &String| {
+            let made = state::batch_and_epoch(name);
+            let is_old = made.is_some_and(|(batch, by)| batch <= through.0 && by <= epoch.0);
+            is_old && !reached.contains(name)
+        };
+        let left: Vec<String> = names.into_iter().filter(is_left).collect();
+        self.delete(&left).await
     }
 
     async fn get(&self, name: &str) -> Result<Option<Bytes>, StoreFailure> {

@@ -273,6 +273,7 @@ impl World {
         let options = QueryOptions {
             plan: self.plan(),
             parallelism: 2,
+            rules: Default::default(),
             interval_millis: self.interval,
             fresh_query: QueryId::random(),
             address: "test".into(),
@@ -285,6 +286,7 @@ impl World {
             retained_batches: 5,
             rate: None,
             checkpoint_folder: None,
+            program: None,
         };
         let parts = QueryParts {
             store,

@@ -269,6 +269,8 @@ fn a_plan_or_run_that_cannot_be_is_refused_with_its_reason() {
         batch_time: BatchTime(0),
         plan: Arc::new(one_stage()),
         splits: vec![],
+        state: Default::default(),
+        watermarks: Default::default(),
         rerun: false,
     }));
     assert!(bench.failed[3].1.message.contains("epoch 1"));

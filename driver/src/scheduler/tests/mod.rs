@@ -257,6 +257,8 @@ impl Bench {
             batch_time: BatchTime(1_000),
             plan: self.plan.clone(),
             splits: vec![splits],
+            state: Default::default(),
+            watermarks: Default::default(),
             rerun: false,
         }))
     }

@@ -500,6 +500,8 @@ impl Sim {
             batch_time: BatchTime(5),
             plan: query.plan.clone(),
             splits: vec![splits(count)],
+            state: Default::default(),
+            watermarks: Default::default(),
             rerun: false,
         };
         self.handle(Event::Run(run));

@@ -130,6 +130,8 @@ impl Output {
             batch_time: BatchTime(SystemClock::new().wall_millis()),
             branch: 0,
             input: TaskInput::Blocks(Vec::new()),
+            state: Vec::new(),
+            watermarks: Default::default(),
             rerun: attempt.rerun,
             cancel: CancelToken::new(),
             input_deadline: SOON,

@@ -61,6 +61,8 @@ pub fn task() -> TaskContext<'static> {
         batch_time: BatchTime(0),
         branch: 0,
         input: TaskInput::Blocks(Vec::new()),
+        state: Vec::new(),
+        watermarks: Default::default(),
         rerun: false,
         cancel: CancelToken::new(),
         input_deadline: SOON,

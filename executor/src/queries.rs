@@ -1,0 +1,179 @@
+//! Queries whose code came from the driver after the registration: built on a slot's thread by their first task, kept until the driver no longer names them.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use millstream_common::{
+    config::{Config, keys},
+    failure::{Failure, FailureKind, Retry},
+    ids::{BatchId, QueryId, StageId},
+    protocol::{QueryProgram, TaskOutput},
+};
+use millstream_dataflow::{
+    program::{Programs, StageProgram, TaskContext},
+    state::{StateCell, StateFolder, StateKey, StateServices},
+};
+use parking_lot::Mutex;
+
+use crate::service::unshared;
+
+/// State partitions that no task of this executor used for so many batches have gone elsewhere.
+const UNUSED_BATCHES: u64 = 100;
+
+/// The queries of one registration.
+#[derive(Default)]
+pub(crate) struct Queries(Mutex<HashMap<QueryId, Arc<Query>>>);
+
+struct Query {
+    program: QueryProgram,
+    application: Arc<dyn Programs>,
+    built: OnceLock<Result<Arc<dyn Programs>, Failure>>,
+}
+
+impl Queries {
+    /// Takes a program; one that is known already stays, with what it holds.
+    pub(crate) fn add(&self, program: QueryProgram, application: &Arc<dyn Programs>) {
+        let mut queries = self.0.lock();
+        let known = queries.get(&program.query);
+        if known.is_none_or(|known| known.program != program) {
+            let query = Query {
+                application: Arc::clone(application),
+                built: OnceLock::new(),
+                program,
+            };
+            queries.insert(query.program.query, Arc::new(query));
+        }
+    }
+
+    /// A stage's code, if the query is one of these.
+    pub(crate) fn program(&self, query: QueryId, stage: StageId) -> Option<Arc<dyn StageProgram>> {
+        let query = Arc::clone(self.0.lock().get(&query)?);
+        Some(Arc::new(QueryStage { query, stage }))
+    }
+
+    /// Forgets queries that the driver no longer names; what they held is to be closed off the IO threads.
+    pub(crate) fn retain(&self, named: impl Fn(QueryId) -> bool) -> Vec<Arc<dyn Programs>> {
+        let mut queries = self.0.lock();
+        let gone = queries.extract_if(|query, _| !named(*query));
+        gone.filter_map(|(_, query)| query.built.get()?.as_ref().ok().cloned())
+            .collect()
+    }
+}
+
+impl Query {
+    fn programs(&self) -> Result<&Arc<dyn Programs>, Failure> {
+        let built = self.built.get_or_init(|| {
+            let unshared: Vec<String> = self
+                .program
+                .shared_files
+                .iter()
+                .filter_map(unshared)
+                .collect();
+            if !unshared.is_empty() {
+                let message = format!(
+                    "a file:// checkpoint or output must be one file system for the driver and every executor, but this executor could not read what the driver wrote: {}; mount the same folder on all hosts",
+                    unshared.join("; ")
+                );
+                return Err(Failure::new(FailureKind::Io, message)
+                    .with_code("executor.unshared_files")
+                    .with_retry(Retry::Backoff));
+            }
+            self.application.of_query(&self.program)
+        });
+        built.as_ref().map_err(Clone::clone)
+    }
+}
+
+struct QueryStage {
+    query: Arc<Query>,
+    stage: StageId,
+}
+
+impl StageProgram for QueryStage {
+    fn run(&self, task: &mut TaskContext<'_>) -> Result<TaskOutput, Failure> {
+        match self.query.programs()?.program(self.stage) {
+            Some(program) => program.run(task),
+            None => Err(Failure::new(
+                FailureKind::Internal,
+                format!("the query's program has no stage {}", self.stage),
+            )),
+        }
+    }
+}
+
+/// State partitions of this process, over all registrations.
+pub(crate) struct States {
+    cells: Mutex<HashMap<StateKey, Cell>>,
+    folders: Mutex<HashMap<QueryId, StateFolder>>,
+    fsync: AtomicBool,
+}
+
+struct Cell {
+    state: StateCell,
+    used: BatchId,
+}
+
+impl States {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            cells: Mutex::default(),
+            folders: Mutex::default(),
+            fsync: AtomicBool::new(config.get(keys::CHECKPOINT_FSYNC)),
+        }
+    }
+
+    /// Takes what the driver's configuration says.
+    pub(crate) fn adopt(&self, config: &Config) {
+        let fsync = config.get(keys::CHECKPOINT_FSYNC);
+        self.fsync.store(fsync, Ordering::Relaxed);
+    }
+
+    /// Where a query's state files are.
+    pub(crate) fn add(&self, program: &QueryProgram) {
+        let fsync = self.fsync.load(Ordering::Relaxed);
+        let folder = program
+            .checkpoint
+            .as_ref()
+            .map(|folder| StateFolder::new(folder, fsync));
+        let mut folders = self.folders.lock();
+        match folder {
+            Some(folder) => folders.insert(program.query, folder),
+            None => folders.remove(&program.query),
+        };
+    }
+
+    /// Forgets the state of queries that the driver no longer names.
+    pub(crate) fn retain(&self, named: impl Fn(QueryId) -> bool) {
+        self.cells.lock().retain(|key, _| named(key.query));
+        self.folders.lock().retain(|query, _| named(*query));
+    }
+
+    /// A batch is over; state that was not used for long is somewhere else by now.
+    pub(crate) fn batch_is_over(&self, query: QueryId, batch: BatchId) {
+        let mut cells = self.cells.lock();
+        cells.retain(|key, cell| {
+            key.query != query || cell.used.0.saturating_add(UNUSED_BATCHES) >= batch.0
+        });
+    }
+}
+
+impl StateServices for States {
+    fn cell(&self, key: &StateKey, batch: BatchId) -> StateCell {
+        let mut cells = self.cells.lock();
+        let cell = cells.entry(key.clone()).or_insert_with(|| Cell {
+            state: StateCell::default(),
+            used: batch,
+        });
+        cell.used = cell.used.max(batch);
+        Arc::clone(&cell.state)
+    }
+
+    fn folder(&self, query: QueryId) -> Option<StateFolder> {
+        self.folders.lock().get(&query).cloned()
+    }
+}

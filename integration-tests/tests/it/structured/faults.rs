@@ -1,0 +1,118 @@
+//! Executors and drivers are killed in mid-batch; the table comes out right, and no state is counted twice.
+
+use millstream_integration_tests::cluster::{Cluster, Reached};
+
+use super::job::{Job, printed, wait_printed, wait_table};
+use crate::faults::scene::{executor_at, wait_connected};
+
+fn finish(job: &Job, cluster: Cluster) {
+    wait_table(&cluster, &job.expected());
+    let batches: Vec<u64> = printed(&cluster)
+        .iter()
+        .map(|printed| printed.batch)
+        .collect();
+    assert!(batches.is_sorted(), "{batches:?}");
+    assert_eq!(cluster.stop().unwrap(), Some(0));
+}
+
+/// Kills the executor that gets to `point` first, once there is state.
+fn executor_killed_at(point: &str) {
+    let job = Job::new();
+    let application = job.application(&[]).failpoint(&format!("{point}=pause"));
+    let cluster = application.start(2).unwrap();
+    wait_connected(&cluster, &cluster.executors());
+    for _ in 0..3 {
+        let before = printed(&cluster).len();
+        job.send(300);
+        wait_printed(&cluster, before + 1);
+    }
+    job.send(300);
+    let short = point.split('@').next().unwrap();
+    let victim = executor_at(&cluster, short);
+    job.send(300);
+    cluster.kill_executor(victim).unwrap();
+    finish(&job, cluster);
+}
+
+#[test]
+fn an_executor_is_killed_when_its_state_is_written_and_not_yet_reported() {
+    executor_killed_at("executor.state.durable@batch=3");
+}
+
+#[test]
+fn an_executor_is_killed_between_its_state_file_and_the_next() {
+    executor_killed_at("executor.state.written@batch=3");
+}
+
+#[test]
+fn all_executors_are_killed_and_new_ones_restore_the_state() {
+    let job = Job::new();
+    let application = job
+        .application(&[])
+        .failpoint("executor.task.before_report@stage=1,batch=2=pause");
+    let cluster = application.start(2).unwrap();
+    wait_connected(&cluster, &cluster.executors());
+    for _ in 0..2 {
+        let before = printed(&cluster).len();
+        job.send(300);
+        wait_printed(&cluster, before + 1);
+    }
+    job.send(300);
+    executor_at(&cluster, "executor.task.before_report");
+    for executor in cluster.executors() {
+        cluster.kill_executor(executor).unwrap();
+    }
+    for _ in 0..2 {
+        cluster.add_executor().unwrap();
+    }
+    job.send(300);
+    finish(&job, cluster);
+}
+
+/// Kills the driver at a point of its second batch and starts it again.
+fn driver_killed_at(point: &str) {
+    let job = Job::new();
+    job.send(300);
+    let application = job.application(&[]).failpoint(&format!("{point}=pause"));
+    let mut cluster = application.start(2).unwrap();
+    wait_printed(&cluster, 1);
+    job.send(300);
+    let short = point.split('@').next().unwrap();
+    assert_eq!(cluster.wait_failpoint(short).unwrap(), Reached::Driver);
+    cluster.driver.process.kill().unwrap();
+    job.send(300);
+    cluster.restart_driver().unwrap();
+    finish(&job, cluster);
+}
+
+#[test]
+fn the_driver_is_killed_before_a_commit() {
+    driver_killed_at("driver.put.before@kind=commits,number=1");
+}
+
+#[test]
+fn the_driver_is_killed_after_a_commit() {
+    driver_killed_at("driver.put.after@kind=commits,number=1");
+}
+
+#[test]
+fn state_files_stay_few() {
+    let job = Job::new();
+    let application = job
+        .application(&["--max-files", "1"])
+        .conf("checkpoint.retained_batches", 5)
+        .master("local[2]");
+    for _ in 0..60 {
+        job.send(40);
+    }
+    let cluster = application.start(0).unwrap();
+    wait_table(&cluster, &job.expected());
+    assert_eq!(cluster.stop().unwrap(), Some(0));
+    let cluster = application.start(0).unwrap();
+    job.send(40);
+    wait_table(&cluster, &job.expected());
+    assert_eq!(cluster.stop().unwrap(), Some(0));
+    // Four partitions; each of six retained versions lists a dozen files at most, and they share most of them.
+    let files = job.state_files().len();
+    assert!(files < 4 * 30, "{files} state files");
+}

@@ -1,0 +1,5 @@
+//! Structured Streaming over real processes: what is printed, and that it stays right when processes die.
+
+mod faults;
+mod job;
+mod printing;

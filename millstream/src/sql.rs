@@ -1,0 +1,228 @@
+//! Structured Streaming: SQL and DataFrames over streams. Needs the feature `sql`, which compiles DataFusion.
+//!
+//! ```no_run
+//! use std::process::ExitCode;
+//!
+//! use millstream::sql::{Args, OutputMode, Result, Session};
+//!
+//! /// Counts employees by job, whenever a file appears.
+//! #[derive(Args)]
+//! struct Employees {
+//!     folder: String,
+//! }
+//!
+//! fn employees(session: &Session, args: Employees) -> Result<()> {
+//!     session
+//!         .read_stream()
+//!         .schema("emp_id INT, emp_name STRING, job_name STRING, manager_id INT, salary DOUBLE, dept_name STRING")
+//!         .option("header", true)
+//!         .csv(&args.folder)?
+//!         .group_by(["job_name"])?
+//!         .count()?
+//!         .write_stream()
+//!         .format("console")
+//!         .output_mode(OutputMode::Complete)
+//!         .start()?
+//!         .await_termination()
+//! }
+//!
+//! fn main() -> ExitCode {
+//!     millstream::sql::launch(employees)
+//! }
+//! ```
+
+use std::{
+    process::ExitCode,
+    sync::{Arc, mpsc},
+};
+
+use clap::FromArgMatches;
+use millstream_common::{
+    config::keys,
+    failure::{Failure, FailureKind},
+    time::{Clock, SystemClock},
+};
+use millstream_executor::{Executor, Options, transport::GrpcLink};
+use parking_lot::Mutex;
+
+pub use clap::Args;
+pub use millstream_sql::*;
+
+use crate::{
+    build_id::BuildId,
+    cli::{self, ExecutorArgs, LaunchArgs, Role},
+    launch::{
+        EXIT_UNCOMMITTED, Ready, begin, fail, run_executor, start_children_of, take_orders,
+        with_secret, write_ready,
+    },
+    signals::Signals,
+};
+
+/// Runs `job` as the command line says, and gives the process's exit code. On the driver the job function is called with a session; it may start, stop and
+/// await queries as it likes, and what still runs when it returns is stopped. Executors don't call it: queries travel to them.
+pub fn launch<A, J, E>(job: J) -> ExitCode
+where
+    A: Args + FromArgMatches + 'static,
+    J: FnOnce(&Session, A) -> Result<(), E>,
+    E: Into<crate::Error>,
+{
+    launch_with(|_| {}, job)
+}
+
+/// The same for a program with functions of its own: `functions` is called on the driver and on executors, which therefore run this binary.
+pub fn launch_with<A, F, J, E>(functions: F, job: J) -> ExitCode
+where
+    A: Args + FromArgMatches + 'static,
+    F: FnOnce(&mut Registry),
+    J: FnOnce(&Session, A) -> Result<(), E>,
+    E: Into<crate::Error>,
+{
+    let mut registry = Registry::default();
+    functions(&mut registry);
+    let mut command = match cli::command::<A>() {
+        Ok(command) => command,
+        Err(error) => return fail(&error),
+    };
+    let done = match cli::parse::<A>(&mut command, std::env::args_os().collect()) {
+        Ok(Role::Driver(flags, own)) => drive(&flags, own, registry, job),
+        Ok(Role::Executor(flags)) => execute(&flags, registry),
+        Err(error) => {
+            // A closed terminal can't show help.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => fail(&error),
+    }
+}
+
+fn drive<A, J, E>(
+    flags: &LaunchArgs,
+    arguments: A,
+    functions: Registry,
+    job: J,
+) -> crate::error::Result<ExitCode>
+where
+    J: FnOnce(&Session, A) -> Result<(), E>,
+    E: Into<crate::Error>,
+{
+    let build_id = BuildId::begin()?;
+    let config = flags.config()?;
+    begin(&config)?;
+    let master = flags.master.unwrap_or_else(Master::all_cores);
+    let config = with_secret(config, master)?;
+    let session = Session::builder()
+        .name(&cli::program_name())
+        .master(master)
+        .config(&config)
+        .build_id(&build_id.wait()?)
+        .functions(functions)
+        .build()?;
+    let runtime = session.runtime()?;
+    let driver = (session.address(), session.cluster());
+    let children = start_children_of(driver, runtime, master, &config)?;
+    watch_signals(&session)?;
+    let ready = Ready {
+        driver: session.address().map(|address| address.to_string()),
+        http: session.http().map(|address| address.to_string()),
+        process_id: std::process::id(),
+        executors: children
+            .as_ref()
+            .map(|children| children.ids().lock().clone())
+            .unwrap_or_default(),
+    };
+    tracing::info!(driver = ready.driver, http = ready.http, %master, "the driver serves");
+    if let Some(path) = &flags.ready_file {
+        write_ready(path, &ready)?;
+    }
+    let outcome = job(&session, arguments).map_err(Into::into);
+    let stopped = session.stop();
+    if let Some(children) = children {
+        let (told, done) = mpsc::sync_channel(1);
+        session.runtime()?.spawn(async move {
+            children.stop().await;
+            let _ = told.send(());
+        });
+        // Broken off only with the runtime.
+        let _ = done.recv();
+    }
+    outcome?;
+    if stopped? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    tracing::error!("stopped with a batch uncommitted; the next start runs it again");
+    Ok(ExitCode::from(EXIT_UNCOMMITTED))
+}
+
+/// The first signal stops queries in an orderly way, within `stop.timeout`; the second at once.
+fn watch_signals(session: &Session) -> crate::error::Result<()> {
+    let runtime = session.runtime()?;
+    let mut signals = {
+        let _inside = runtime.enter();
+        Signals::new()?
+    };
+    let stopping = session.downgrade();
+    runtime.spawn(async move {
+        for graceful in [true, false] {
+            signals.next().await;
+            tracing::info!(graceful, "stopping");
+            if let Some(session) = stopping.upgrade() {
+                session.stop_queries(graceful);
+            }
+        }
+    });
+    Ok(())
+}
+
+fn execute(flags: &ExecutorArgs, functions: Registry) -> crate::error::Result<ExitCode> {
+    let build_id = Mutex::new(Some(BuildId::begin()?));
+    let mut config = flags.config()?;
+    let mut drivers = flags.driver.clone();
+    let mut orphaned = None;
+    if flags.child {
+        let orders;
+        (orders, orphaned) = take_orders()?;
+        config = orders.configuration(&config)?;
+        drivers = vec![orders.driver];
+    }
+    begin(&config)?;
+    let options = Options::of_config(config.clone())?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let link = GrpcLink::new(
+        &drivers,
+        options.secret.as_ref(),
+        &options.tls,
+        config.get(keys::RPC_CONNECT_TIMEOUT),
+        config.get(keys::RPC_MAX_MESSAGE).as_len(),
+        clock,
+    )
+    .map_err(|error| crate::Error::usage(error.to_string()))?;
+    let take_build_id: millstream_executor::BuildId = Arc::new(move || {
+        let Some(build_id) = build_id.lock().take() else {
+            return Err(Failure::new(
+                FailureKind::Internal,
+                "the build id is taken once",
+            ));
+        };
+        build_id.wait().map_err(|error| {
+            Failure::caused_by(FailureKind::Io, "could not read this executable", &error)
+        })
+    });
+    let executor = Executor::new(
+        options,
+        executor_programs(functions),
+        take_build_id,
+        Arc::new(link),
+    );
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("io")
+        .enable_all()
+        .build()?;
+    let reason = runtime.block_on(run_executor(executor, orphaned))?;
+    runtime.shutdown_background();
+    tracing::debug!(?reason, "executor exits");
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,125 @@
+//! Watches a column of event times: gives it as it is, marks it as one, and notes the latest that a task saw.
+//!
+//! The mark is metadata of the field, which the planner carries on through projections, filters and unions; aggregates find by it which of their keys a
+//! watermark lets go. A task's plan runs on its slot's thread, so what was seen is noted there.
+
+use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
+
+use arrow::{
+    array::{Array, ArrayRef, AsArray},
+    compute::max,
+    datatypes::{DataType, Field, FieldRef, TimeUnit, TimestampMicrosecondType},
+};
+use datafusion::{
+    common::ScalarValue,
+    error::Result,
+    logical_expr::{
+        ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility,
+    },
+};
+
+use super::wrong;
+
+pub(crate) const NAME: &str = "event_time";
+/// Marks fields whose values are event times, or windows of them.
+const MARK: &str = "millstream.event_time";
+
+thread_local! {
+    /// The latest event times that the task on this thread saw, microseconds by column.
+    static SEEN: RefCell<BTreeMap<String, i64>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// Forgets what an earlier task saw.
+pub(crate) fn forget() {
+    SEEN.with_borrow_mut(BTreeMap::clear);
+}
+
+/// The latest event times that this task saw, milliseconds by column.
+pub(crate) fn take_seen() -> BTreeMap<String, i64> {
+    let seen = SEEN.with_borrow_mut(std::mem::take);
+    let millis = seen
+        .into_iter()
+        .map(|(column, micros)| (column, micros.div_euclid(1_000)));
+    millis.collect()
+}
+
+/// Whether a field holds event times, or windows of them.
+pub(crate) fn is_marked(field: &Field) -> bool {
+    field.metadata().contains_key(MARK)
+}
+
+/// A field with the mark of another, where that has it.
+pub(crate) fn marked_as(field: Field, other: &Field) -> Field {
+    if !is_marked(other) {
+        return field;
+    }
+    with_mark(field)
+}
+
+fn with_mark(field: Field) -> Field {
+    let mut metadata = field.metadata().clone();
+    metadata.insert(MARK.to_owned(), "true".to_owned());
+    field.with_metadata(metadata)
+}
+
+/// `event_time(column, id, delay in milliseconds)`. Volatile, so that it is evaluated where it stands and conditions on it aren't moved below.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) struct EventTimeFunction {
+    signature: Signature,
+}
+
+impl Default for EventTimeFunction {
+    fn default() -> Self {
+        Self {
+            signature: Signature::any(3, Volatility::Volatile),
+        }
+    }
+}
+
+impl ScalarUDFImpl for EventTimeFunction {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        types
+            .first()
+            .cloned()
+            .ok_or_else(|| wrong("event_time needs a column"))
+    }
+
+    fn return_field_from_args(&self, arguments: ReturnFieldArgs<'_>) -> Result<FieldRef> {
+        let column = arguments.arg_fields.first();
+        let column = column.ok_or_else(|| wrong("event_time needs a column"))?;
+        let DataType::Timestamp(TimeUnit::Microsecond, _) = column.data_type() else {
+            return Err(wrong(format!(
+                "Event time must be defined on a window or a timestamp, but {} is of type {}; cast it to TIMESTAMP first",
+                column.name(),
+                column.data_type()
+            )));
+        };
+        Ok(Arc::new(with_mark(column.as_ref().clone())))
+    }
+
+    fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let [column, id, ..] = arguments.args.as_slice() else {
+            return Err(wrong("event_time needs a column and its id"));
+        };
+        let ColumnarValue::Scalar(ScalarValue::Utf8(Some(id))) = id else {
+            return Err(wrong("the id of an event_time is text"));
+        };
+        let times: ArrayRef = column.to_array(arguments.number_rows)?;
+        if let Some(latest) = max(times.as_primitive::<TimestampMicrosecondType>()) {
+            SEEN.with_borrow_mut(|seen| {
+                let known = seen.entry(id.clone()).or_insert(latest);
+                *known = (*known).max(latest);
+            });
+        }
+        debug_assert_eq!(times.len(), arguments.number_rows);
+        Ok(ColumnarValue::Array(times))
+    }
+}

@@ -1,0 +1,129 @@
+//! `split(text, pattern[, limit])`: text cut at a regular expression.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{ArrayRef, AsArray, ListBuilder, StringBuilder},
+    compute::cast,
+    datatypes::{DataType, Field},
+};
+use datafusion::{
+    common::ScalarValue,
+    error::Result,
+    logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility},
+};
+use regex::Regex;
+
+use super::wrong;
+
+pub(crate) const NAME: &str = "split";
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) struct SplitFunction {
+    signature: Signature,
+}
+
+impl Default for SplitFunction {
+    fn default() -> Self {
+        Self {
+            signature: Signature::variadic_any(Volatility::Immutable),
+        }
+    }
+}
+
+impl ScalarUDFImpl for SplitFunction {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        match types.len() {
+            2 | 3 => Ok(DataType::List(Arc::new(Field::new_list_field(
+                DataType::Utf8,
+                true,
+            )))),
+            _ => Err(wrong(
+                "split needs a text, a pattern, and a limit if wanted",
+            )),
+        }
+    }
+
+    fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let texts = arguments.args[0].to_array(arguments.number_rows)?;
+        let texts: ArrayRef = cast(&texts, &DataType::Utf8)?;
+        let pattern = match arguments.args.get(1) {
+            Some(ColumnarValue::Scalar(
+                ScalarValue::Utf8(Some(text))
+                | ScalarValue::Utf8View(Some(text))
+                | ScalarValue::LargeUtf8(Some(text)),
+            )) => text.clone(),
+            _ => return Err(wrong("the pattern of split is a literal text")),
+        };
+        let limit = match arguments.args.get(2) {
+            None => -1,
+            Some(ColumnarValue::Scalar(limit)) => match limit.cast_to(&DataType::Int64)? {
+                ScalarValue::Int64(Some(limit)) => limit,
+                _ => return Err(wrong("the limit of split is a number")),
+            },
+            Some(ColumnarValue::Array(_)) => {
+                return Err(wrong("the limit of split is a literal number"));
+            }
+        };
+        let pattern = Regex::new(&pattern)
+            .map_err(|error| wrong(format!("`{pattern}` is no regular expression: {error}")))?;
+        let mut lists = ListBuilder::new(StringBuilder::new());
+        for text in texts.as_string::<i32>() {
+            let Some(text) = text else {
+                lists.append_null();
+                continue;
+            };
+            for piece in pieces(text, &pattern, limit) {
+                lists.values().append_value(piece);
+            }
+            lists.append(true);
+        }
+        Ok(ColumnarValue::Array(Arc::new(lists.finish())))
+    }
+}
+
+/// As Java's `split`: a match without letters at the beginning cuts nothing off; a positive limit is the number of pieces at most.
+fn pieces<'t>(text: &'t str, pattern: &Regex, limit: i64) -> Vec<&'t str> {
+    let mut pieces = Vec::new();
+    let mut from = 0;
+    let most = usize::try_from(limit).unwrap_or(0);
+    for found in pattern.find_iter(text) {
+        if most > 0 && pieces.len() + 1 == most {
+            break;
+        }
+        if found.end() == 0 || (found.is_empty() && found.start() == text.len()) {
+            continue;
+        }
+        pieces.push(&text[from..found.start()]);
+        from = found.end();
+    }
+    pieces.push(&text[from..]);
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_as_java_cuts_them() {
+        let cut = |text: &'static str, pattern: &str, limit| {
+            pieces(text, &Regex::new(pattern).unwrap(), limit)
+        };
+        assert_eq!(cut("a b  c", " ", -1), ["a", "b", "", "c"]);
+        assert_eq!(cut("a,b,", ",", -1), ["a", "b", ""]);
+        assert_eq!(cut("a,b,c", ",", 2), ["a", "b,c"]);
+        assert_eq!(cut("oneAtwoBthree", "[AB]", -1), ["one", "two", "three"]);
+        assert_eq!(cut("", ",", -1), [""]);
+        assert_eq!(cut(",a", ",", -1), ["", "a"]);
+        assert_eq!(cut("ab", "", -1), ["a", "b"]);
+    }
+}

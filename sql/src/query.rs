@@ -1,0 +1,224 @@
+//! A running query.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use millstream_common::ids::QueryId;
+use millstream_driver::query::handle::{QueryHandle, QueryState};
+use uuid::Uuid;
+
+use crate::{
+    error::Error,
+    progress::{Identity, StreamingQueryProgress, StreamingQueryStatus},
+    session::Session,
+};
+
+/// A running query. Cheap to clone; it runs on when every clone is gone.
+#[derive(Clone)]
+pub struct StreamingQuery {
+    running: Arc<Running>,
+    session: Session,
+}
+
+/// A query, as its session knows it.
+pub(crate) struct Running {
+    pub(crate) id: QueryId,
+    pub(crate) run: Uuid,
+    pub(crate) name: Option<String>,
+    pub(crate) handle: QueryHandle,
+    pub(crate) checkpoint: String,
+    pub(crate) description: Description,
+    pub(crate) has_event_time: bool,
+}
+
+/// A query in words.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Description {
+    pub(crate) logical: String,
+    pub(crate) physical: String,
+    pub(crate) sources: Vec<String>,
+    pub(crate) sink: String,
+}
+
+impl Running {
+    pub(crate) fn is_active(&self) -> bool {
+        self.handle.state() != QueryState::Stopped
+    }
+}
+
+impl fmt::Debug for StreamingQuery {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("StreamingQuery")
+            .field("id", &self.running.id)
+            .field("name", &self.running.name)
+            .finish()
+    }
+}
+
+impl StreamingQuery {
+    pub(crate) fn new(running: Arc<Running>, session: Session) -> Self {
+        Self { running, session }
+    }
+
+    /// Its identity: that of its checkpoint.
+    pub fn id(&self) -> Uuid {
+        self.running.id.0
+    }
+
+    /// The identity of this run.
+    pub fn run_id(&self) -> Uuid {
+        self.running.run
+    }
+
+    /// Its name, where it has one.
+    pub fn name(&self) -> Option<&str> {
+        self.running.name.as_deref()
+    }
+
+    /// What it does now.
+    pub fn status(&self) -> StreamingQueryStatus {
+        let status = self.running.handle.status().borrow().clone();
+        let is_trigger_active = status.running.is_some();
+        let message = if !self.is_active() {
+            "Stopped".to_owned()
+        } else if status.waits_for_executor {
+            "Waiting for an executor".to_owned()
+        } else if let Some(source) = status.waits_for_source {
+            format!("Waiting for source {source}")
+        } else if is_trigger_active {
+            "Processing new data".to_owned()
+        } else {
+            "Waiting for data to arrive".to_owned()
+        };
+        StreamingQueryStatus {
+            message,
+            is_data_available: is_trigger_active || status.queued > 0,
+            is_trigger_active,
+        }
+    }
+
+    /// The newest batches, at most a thousand, oldest first.
+    pub fn recent_progress(&self) -> Vec<StreamingQueryProgress> {
+        let running = &self.running;
+        let identity = Identity {
+            id: running.id.0,
+            run_id: running.run,
+            name: running.name.as_deref(),
+            sources: &running.description.sources,
+            sink: &running.description.sink,
+            has_event_time: running.has_event_time,
+        };
+        let batches = running.handle.recent();
+        let mut before = None;
+        let mut progress = Vec::with_capacity(batches.len());
+        for batch in &batches {
+            progress.push(StreamingQueryProgress::of(&identity, batch, before));
+            before = Some(batch.as_ref());
+        }
+        progress
+    }
+
+    /// The newest batch.
+    pub fn last_progress(&self) -> Option<StreamingQueryProgress> {
+        self.recent_progress().pop()
+    }
+
+    /// How it is computed: the logical plan, and the physical one before it is cut into stages.
+    pub fn explain(&self) -> String {
+        let description = &self.running.description;
+        format!(
+            "== Logical Plan ==\n{}\n\n== Physical Plan ==\n{}",
+            description.logical, description.physical
+        )
+    }
+
+    /// Whether it runs.
+    pub fn is_active(&self) -> bool {
+        self.running.is_active()
+    }
+
+    /// Waits until it ends, by [`stop`](Self::stop), a signal, or an error.
+    ///
+    /// # Errors
+    /// Why it ended, unless it was stopped.
+    pub fn await_termination(&self) -> Result<(), Error> {
+        let handle = self.running.handle.clone();
+        let ended = async move { handle.await_termination().await };
+        let ended = self.session.wait(ended)?;
+        self.session.note_end(&ended);
+        ended.map(drop).map_err(Error::Query)
+    }
+
+    /// Waits at most this long; says whether it ended.
+    ///
+    /// # Errors
+    /// Why it ended, unless it was stopped.
+    pub fn await_termination_timeout(&self, timeout: Duration) -> Result<bool, Error> {
+        let handle = self.running.handle.clone();
+        let clock = Arc::clone(self.session.clock());
+        let waiting = async move {
+            let over = clock.until(clock.now().after(timeout));
+            tokio::select! {
+                ended = handle.await_termination() => Some(ended),
+                () = over => None,
+            }
+        };
+        match self.session.wait(waiting)? {
+            None => Ok(false),
+            Some(ended) => {
+                self.session.note_end(&ended);
+                ended.map(|_| true).map_err(Error::Query)
+            }
+        }
+    }
+
+    /// Ends it: the batch that runs is finished and committed first, within `stop.timeout`.
+    ///
+    /// # Errors
+    /// Why it had ended before, unless it was stopped.
+    pub fn stop(&self) -> Result<(), Error> {
+        self.running.handle.stop(true);
+        let timeout = self.session.stop_timeout();
+        if !self.await_termination_timeout(timeout)? {
+            self.running.handle.stop(false);
+            self.await_termination()?;
+        }
+        Ok(())
+    }
+
+    /// Why it ended, if it did by an error.
+    pub fn exception(&self) -> Option<Error> {
+        if self.is_active() {
+            return None;
+        }
+        self.await_termination().err()
+    }
+
+    /// Waits until everything that was in the sources when this was called has been committed.
+    ///
+    /// # Errors
+    /// Why the query ended, unless it was stopped.
+    pub fn process_all_available(&self) -> Result<(), Error> {
+        let handle = self.running.handle.clone();
+        let done = async move {
+            let mut status = handle.status();
+            // One look at the sources may be under way already; the next begins after this call.
+            let looks = status.borrow().empty_looks.saturating_add(2);
+            let looked = async {
+                // Closed when the query ends, which is heard below.
+                let closed = status
+                    .wait_for(|status| status.empty_looks >= looks)
+                    .await
+                    .is_err();
+                if closed {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                () = looked => Ok(()),
+                ended = handle.await_termination() => ended.map(drop),
+            }
+        };
+        self.session.wait(done)?.map_err(Error::Query)
+    }
+}

@@ -1,0 +1,220 @@
+//! Lines of CSV as rows, as Spark's reader takes them: a record is a line.
+
+use serde::{Deserialize, Serialize};
+
+/// How a CSV file is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CsvOptions {
+    /// The first line of each file is no row.
+    pub(crate) header: bool,
+    pub(crate) separator: char,
+    /// None: nothing is quoted.
+    pub(crate) quote: Option<char>,
+    /// What takes its meaning from a quote within quotes.
+    pub(crate) escape: Option<char>,
+    /// Lines that begin with it are no rows.
+    pub(crate) comment: Option<char>,
+    /// An unquoted field of this text is null.
+    pub(crate) null_value: String,
+    pub(crate) trim_start: bool,
+    pub(crate) trim_end: bool,
+}
+
+impl Default for CsvOptions {
+    fn default() -> Self {
+        Self {
+            header: false,
+            separator: ',',
+            quote: Some('"'),
+            escape: Some('\\'),
+            comment: None,
+            null_value: String::new(),
+            trim_start: false,
+            trim_end: false,
+        }
+    }
+}
+
+/// Cuts lines into fields.
+pub(crate) struct Cutter {
+    options: CsvOptions,
+    field: String,
+}
+
+impl Cutter {
+    pub(crate) fn new(options: CsvOptions) -> Self {
+        Self {
+            options,
+            field: String::new(),
+        }
+    }
+
+    /// Whether the line is no record at all.
+    pub(crate) fn is_passed_over(&self, line: &str) -> bool {
+        let is_comment = |comment: char| line.starts_with(comment);
+        line.trim().is_empty() || self.options.comment.is_some_and(is_comment)
+    }
+
+    /// Calls `found` with each field's number and text; none for a null. Gives the number of fields.
+    pub(crate) fn cut(&mut self, line: &str, mut found: impl FnMut(usize, Option<&str>)) -> usize {
+        let separator = self.options.separator;
+        let mut rest = line;
+        let mut number = 0;
+        loop {
+            let begins_quoted = self.options.quote.filter(|quote| {
+                let text = if self.options.trim_start {
+                    rest.trim_start_matches([' ', '\t'])
+                } else {
+                    rest
+                };
+                text.starts_with(*quote)
+            });
+            let quoted = begins_quoted.and_then(|quote| self.quoted(rest, quote));
+            let next = match quoted {
+                Some(next) => {
+                    found(number, Some(&self.field));
+                    next
+                }
+                None => {
+                    let end = rest.find(separator);
+                    let text = self.trimmed(&rest[..end.unwrap_or(rest.len())]);
+                    let is_null = text == self.options.null_value;
+                    found(number, (!is_null).then_some(text));
+                    end
+                }
+            };
+            number += 1;
+            match next {
+                Some(end) => rest = &rest[end + separator.len_utf8()..],
+                None => return number,
+            }
+        }
+    }
+
+    fn trimmed<'l>(&self, mut text: &'l str) -> &'l str {
+        if self.options.trim_start {
+            text = text.trim_start_matches([' ', '\t']);
+        }
+        if self.options.trim_end {
+            text = text.trim_end_matches([' ', '\t']);
+        }
+        text
+    }
+
+    /// Takes a quoted field into `field`, and gives where the separator after it is: within, none at the line's end. Nothing when what follows the closing
+    /// quote is no separator: then the quotes mean nothing.
+    fn quoted(&mut self, text: &str, quote: char) -> Option<Option<usize>> {
+        self.field.clear();
+        let opening = text.find(quote)? + quote.len_utf8();
+        let mut letters = text[opening..].char_indices().peekable();
+        while let Some((at, letter)) = letters.next() {
+            let following = letters.peek().map(|(_, letter)| *letter);
+            if self.options.escape == Some(letter) {
+                let escapes_quote = following == Some(quote);
+                let escapes_itself = following == Some(letter) && letter != quote;
+                if escapes_quote || escapes_itself {
+                    self.field.extend(following);
+                    letters.next();
+                    continue;
+                }
+            }
+            if letter != quote {
+                self.field.push(letter);
+                continue;
+            }
+            // Two quotes are one, whatever the escape is.
+            if following == Some(quote) {
+                self.field.push(quote);
+                letters.next();
+                continue;
+            }
+            let after = &text[opening + at + quote.len_utf8()..];
+            let spaces = after.len() - after.trim_start_matches([' ', '\t']).len();
+            let after_spaces = &after[spaces..];
+            if after_spaces.is_empty() {
+                return Some(None);
+            }
+            if after_spaces.starts_with(self.options.separator) {
+                return Some(Some(text.len() - after_spaces.len()));
+            }
+            return None;
+        }
+        // The quotes never close: the rest of the line is the field.
+        Some(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cut(options: CsvOptions, line: &str) -> Vec<Option<String>> {
+        let mut fields = Vec::new();
+        let count = Cutter::new(options).cut(line, |number, field| {
+            assert_eq!(number, fields.len());
+            fields.push(field.map(str::to_owned));
+        });
+        assert_eq!(count, fields.len());
+        fields
+    }
+
+    fn texts(line: &str) -> Vec<Option<String>> {
+        cut(CsvOptions::default(), line)
+    }
+
+    fn some(fields: &[&str]) -> Vec<Option<String>> {
+        fields
+            .iter()
+            .map(|field| (*field != "∅").then(|| (*field).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn fields_are_cut_at_separators_outside_of_quotes() {
+        assert_eq!(texts("1,a b,"), some(&["1", "a b", "∅"]));
+        assert_eq!(texts(r#"1,"a,b",3"#), some(&["1", "a,b", "3"]));
+        assert_eq!(texts(r#""a \"b\" \\ \n""#), some(&[r#"a "b" \ \n"#]));
+        assert_eq!(
+            texts(r#""",x"#),
+            some(&["", "x"]),
+            "quoted and empty is no null"
+        );
+        assert_eq!(texts(r#""a" ,b"#), some(&["a", "b"]));
+        assert_eq!(texts(r#""never closed,b"#), some(&["never closed,b"]));
+        assert_eq!(texts(r#""a"b,c"#), some(&[r#""a"b"#, "c"]));
+        assert_eq!(texts(""), some(&["∅"]));
+        assert_eq!(texts("é,ü"), some(&["é", "ü"]));
+    }
+
+    #[test]
+    fn options_change_what_counts() {
+        let options = CsvOptions {
+            separator: '|',
+            quote: Some('\''),
+            null_value: "NA".to_owned(),
+            trim_start: true,
+            trim_end: true,
+            ..CsvOptions::default()
+        };
+        assert_eq!(
+            cut(options, " a | 'b|c' |NA|"),
+            some(&["a", "b|c", "∅", ""])
+        );
+        let unquoted = CsvOptions {
+            quote: None,
+            ..CsvOptions::default()
+        };
+        assert_eq!(cut(unquoted, r#""a,b""#), some(&[r#""a"#, r#"b""#]));
+        let doubled = CsvOptions {
+            escape: Some('"'),
+            ..CsvOptions::default()
+        };
+        assert_eq!(cut(doubled, r#""a ""b"" c",d"#), some(&[r#"a "b" c"#, "d"]));
+        let commented = Cutter::new(CsvOptions {
+            comment: Some('#'),
+            ..CsvOptions::default()
+        });
+        assert!(commented.is_passed_over("# no") && commented.is_passed_over("  "));
+        assert!(!commented.is_passed_over("a"));
+    }
+}

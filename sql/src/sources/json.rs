@@ -1,0 +1,392 @@
+//! Texts of JSON as values of columns, by Spark's rules: a field that doesn't fit its type is null, one that isn't there too.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{
+        ArrayRef, BooleanBuilder, Date32Array, Decimal128Array, Float32Array, Float64Array,
+        ListArray, MapArray, NullArray, PrimitiveArray, StringArray, StringBuilder, StructArray,
+        TimestampMicrosecondArray,
+    },
+    buffer::{NullBuffer, OffsetBuffer},
+    datatypes::{
+        ArrowPrimitiveType, DataType, Field, Fields, Int8Type, Int16Type, Int32Type, Int64Type,
+        TimeUnit,
+    },
+};
+use jiff::tz::TimeZone;
+use serde_json::{Map, Value};
+
+use super::{convert, pattern::Patterns};
+use crate::error::Error;
+
+/// What texts came to.
+pub(crate) struct Parsed {
+    pub(crate) columns: Vec<ArrayRef>,
+    /// Per text, whether all of it fitted.
+    pub(crate) fits: Vec<bool>,
+}
+
+/// Whether JSON can become values of this type; the message names the column.
+pub(crate) fn check_type(column: &str, data_type: &DataType) -> Result<(), Error> {
+    match data_type {
+        DataType::Struct(fields) => fields.iter().try_for_each(|field| {
+            check_type(&format!("{column}.{}", field.name()), field.data_type())
+        }),
+        DataType::List(element) => check_type(&format!("{column}[]"), element.data_type()),
+        DataType::Map(entries, _) => match entries.data_type() {
+            DataType::Struct(fields) if fields[0].data_type() == &DataType::Utf8 => {
+                check_type(&format!("{column}[]"), fields[1].data_type())
+            }
+            _ => Err(Error::refused(
+                format!("column {column} has keys that are no strings"),
+                "give it the type MAP<STRING, ..>",
+            )),
+        },
+        other => convert::check_type(column, other),
+    }
+}
+
+struct Reader<'a> {
+    zone: &'a TimeZone,
+    patterns: &'a Patterns,
+    fits: Vec<bool>,
+}
+
+/// The values of texts; null where there is no text.
+pub(crate) fn parse<'t>(
+    texts: impl Iterator<Item = Option<&'t str>>,
+    fields: &Fields,
+    zone: &TimeZone,
+    patterns: &Patterns,
+) -> Result<Parsed, Error> {
+    let mut objects: Vec<Option<Map<String, Value>>> = Vec::new();
+    let mut fits = Vec::new();
+    for text in texts {
+        let value = text.map(serde_json::from_str::<Value>);
+        let object = match value {
+            Some(Ok(Value::Object(object))) => Some(object),
+            _ => None,
+        };
+        fits.push(object.is_some() || text.is_none());
+        objects.push(object);
+    }
+    let mut reader = Reader {
+        zone,
+        patterns,
+        fits,
+    };
+    let rows: Vec<usize> = (0..objects.len()).collect();
+    let objects: Vec<Option<&Map<String, Value>>> = objects.iter().map(Option::as_ref).collect();
+    let columns = reader.fields(&objects, &rows, fields)?;
+    Ok(Parsed {
+        columns,
+        fits: reader.fits,
+    })
+}
+
+impl Reader<'_> {
+    fn fields(
+        &mut self,
+        objects: &[Option<&Map<String, Value>>],
+        rows: &[usize],
+        fields: &Fields,
+    ) -> Result<Vec<ArrayRef>, Error> {
+        let mut columns = Vec::with_capacity(fields.len());
+        for field in fields {
+            let values: Vec<Option<&Value>> = objects
+                .iter()
+                .map(|object| {
+                    let value = object.as_ref()?.get(field.name())?;
+                    (!value.is_null()).then_some(value)
+                })
+                .collect();
+            columns.push(self.column(&values, rows, field.data_type())?);
+        }
+        Ok(columns)
+    }
+
+    fn misfit(&mut self, row: usize) {
+        if let Some(fits) = self.fits.get_mut(row) {
+            *fits = false;
+        }
+    }
+
+    /// Each value by a function that gives none where it doesn't fit.
+    fn each<T>(
+        &mut self,
+        values: &[Option<&Value>],
+        rows: &[usize],
+        read: impl Fn(&Value) -> Option<T>,
+    ) -> Vec<Option<T>> {
+        let mut out = Vec::with_capacity(values.len());
+        for (value, row) in values.iter().zip(rows) {
+            let found = value.and_then(&read);
+            if value.is_some() && found.is_none() {
+                self.misfit(*row);
+            }
+            out.push(found);
+        }
+        out
+    }
+
+    fn integers<T>(&mut self, values: &[Option<&Value>], rows: &[usize]) -> ArrayRef
+    where
+        T: ArrowPrimitiveType,
+        T::Native: TryFrom<i64>,
+    {
+        let read = |value: &Value| T::Native::try_from(value.as_i64()?).ok();
+        Arc::new(PrimitiveArray::<T>::from_iter(
+            self.each(values, rows, read),
+        ))
+    }
+
+    fn column(
+        &mut self,
+        values: &[Option<&Value>],
+        rows: &[usize],
+        data_type: &DataType,
+    ) -> Result<ArrayRef, Error> {
+        Ok(match data_type {
+            DataType::Null => Arc::new(NullArray::new(values.len())),
+            DataType::Boolean => {
+                let mut column = BooleanBuilder::new();
+                for value in self.each(values, rows, Value::as_bool) {
+                    column.append_option(value);
+                }
+                Arc::new(column.finish())
+            }
+            DataType::Int8 => self.integers::<Int8Type>(values, rows),
+            DataType::Int16 => self.integers::<Int16Type>(values, rows),
+            DataType::Int32 => self.integers::<Int32Type>(values, rows),
+            DataType::Int64 => self.integers::<Int64Type>(values, rows),
+            DataType::Float32 => {
+                let read = |value: &Value| number(value).map(|number| number as f32);
+                Arc::new(Float32Array::from_iter(self.each(values, rows, read)))
+            }
+            DataType::Float64 => Arc::new(Float64Array::from_iter(self.each(values, rows, number))),
+            DataType::Utf8 => {
+                let mut column = StringBuilder::new();
+                for value in values {
+                    match value {
+                        None => column.append_null(),
+                        Some(Value::String(text)) => column.append_value(text),
+                        // Anything else is its JSON, as in Spark.
+                        Some(other) => column.append_value(other.to_string()),
+                    }
+                }
+                Arc::new(column.finish())
+            }
+            DataType::Struct(fields) => self.structs(values, rows, fields)?,
+            DataType::List(element) => self.lists(values, rows, element)?,
+            DataType::Map(entries, sorted) => self.maps(values, rows, entries, *sorted)?,
+            DataType::Date32 => {
+                let patterns = self.patterns;
+                let read = |value: &Value| convert::date(value.as_str()?, patterns);
+                Arc::new(Date32Array::from_iter(self.each(values, rows, read)))
+            }
+            DataType::Timestamp(TimeUnit::Microsecond, in_zone) => {
+                let zone = match in_zone {
+                    Some(_) => self.zone.clone(),
+                    None => TimeZone::UTC,
+                };
+                let patterns = self.patterns;
+                let read = |value: &Value| convert::timestamp(value.as_str()?, &zone, patterns);
+                let times = TimestampMicrosecondArray::from_iter(self.each(values, rows, read));
+                Arc::new(times.with_timezone_opt(in_zone.clone()))
+            }
+            DataType::Decimal128(precision, scale) => {
+                let read = |value: &Value| match value {
+                    Value::Number(number) => {
+                        convert::decimal(&number.to_string(), *precision, *scale)
+                    }
+                    Value::String(text) => convert::decimal(text, *precision, *scale),
+                    _ => None,
+                };
+                let column = Decimal128Array::from_iter(self.each(values, rows, read));
+                Arc::new(column.with_precision_and_scale(*precision, *scale)?)
+            }
+            other => {
+                let texts = self.each(values, rows, |value| value.as_str().map(str::to_owned));
+                convert::column(&StringArray::from(texts), other, self.zone, self.patterns)?
+            }
+        })
+    }
+
+    fn structs(
+        &mut self,
+        values: &[Option<&Value>],
+        rows: &[usize],
+        fields: &Fields,
+    ) -> Result<ArrayRef, Error> {
+        let mut objects = Vec::with_capacity(values.len());
+        for (value, row) in values.iter().zip(rows) {
+            let object = value.and_then(Value::as_object);
+            if value.is_some() && object.is_none() {
+                self.misfit(*row);
+            }
+            objects.push(object);
+        }
+        let nulls = NullBuffer::from_iter(objects.iter().map(Option::is_some));
+        let columns = self.fields(&objects, rows, fields)?;
+        let made =
+            StructArray::try_new_with_length(fields.clone(), columns, Some(nulls), values.len())?;
+        Ok(Arc::new(made))
+    }
+
+    fn lists(
+        &mut self,
+        values: &[Option<&Value>],
+        rows: &[usize],
+        element: &Arc<Field>,
+    ) -> Result<ArrayRef, Error> {
+        let mut elements: Vec<Option<&Value>> = Vec::new();
+        let mut of_rows = Vec::new();
+        let mut lengths = Vec::with_capacity(values.len());
+        let mut valid = Vec::with_capacity(values.len());
+        for (value, row) in values.iter().zip(rows) {
+            let list = value.and_then(Value::as_array);
+            if value.is_some() && list.is_none() {
+                self.misfit(*row);
+            }
+            let list = list.map(Vec::as_slice);
+            valid.push(list.is_some());
+            let list = list.unwrap_or_default();
+            lengths.push(list.len());
+            for value in list {
+                elements.push((!value.is_null()).then_some(value));
+                of_rows.push(*row);
+            }
+        }
+        let elements = self.column(&elements, &of_rows, element.data_type())?;
+        Ok(Arc::new(ListArray::try_new(
+            Arc::clone(element),
+            OffsetBuffer::from_lengths(lengths),
+            elements,
+            Some(NullBuffer::from(valid)),
+        )?))
+    }
+
+    fn maps(
+        &mut self,
+        values: &[Option<&Value>],
+        rows: &[usize],
+        entries: &Arc<Field>,
+        sorted: bool,
+    ) -> Result<ArrayRef, Error> {
+        let DataType::Struct(fields) = entries.data_type() else {
+            return Err(Error::internal("a map without entries"));
+        };
+        let mut keys = StringBuilder::new();
+        let mut of_keys: Vec<Option<&Value>> = Vec::new();
+        let mut of_rows = Vec::new();
+        let mut lengths = Vec::with_capacity(values.len());
+        let mut valid = Vec::with_capacity(values.len());
+        for (value, row) in values.iter().zip(rows) {
+            let object = value.and_then(Value::as_object);
+            if value.is_some() && object.is_none() {
+                self.misfit(*row);
+            }
+            valid.push(object.is_some());
+            lengths.push(object.map_or(0, Map::len));
+            for (key, value) in object.into_iter().flatten() {
+                keys.append_value(key);
+                of_keys.push((!value.is_null()).then_some(value));
+                of_rows.push(*row);
+            }
+        }
+        let of_keys = self.column(&of_keys, &of_rows, fields[1].data_type())?;
+        let pairs =
+            StructArray::try_new(fields.clone(), vec![Arc::new(keys.finish()), of_keys], None)?;
+        Ok(Arc::new(MapArray::try_new(
+            Arc::clone(entries),
+            OffsetBuffer::from_lengths(lengths),
+            pairs,
+            Some(NullBuffer::from(valid)),
+            sorted,
+        )?))
+    }
+}
+
+/// Numbers, and the texts that Spark takes for numbers that JSON lacks.
+fn number(value: &Value) -> Option<f64> {
+    match value {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => match text.as_str() {
+            "NaN" => Some(f64::NAN),
+            "Infinity" | "+Infinity" | "INF" | "+INF" => Some(f64::INFINITY),
+            "-Infinity" | "-INF" => Some(f64::NEG_INFINITY),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::{
+        array::{Array, AsArray, RecordBatch},
+        datatypes::Schema,
+        util::pretty::pretty_format_batches,
+    };
+
+    use super::*;
+    use crate::ddl::IntoSchema;
+
+    fn parsed(ddl: &str, lines: &[&str]) -> (String, Vec<bool>) {
+        let schema: Arc<Schema> = ddl.into_schema("UTC").unwrap();
+        let texts = lines.iter().map(|line| Some(*line));
+        let parsed = parse(texts, schema.fields(), &TimeZone::UTC, &Patterns::default()).unwrap();
+        let batch = RecordBatch::try_new(schema, parsed.columns).unwrap();
+        (
+            pretty_format_batches(&[batch]).unwrap().to_string(),
+            parsed.fits,
+        )
+    }
+
+    #[test]
+    fn what_does_not_fit_is_null() {
+        let (shown, fits) = parsed(
+            "id INT, name STRING, at TIMESTAMP",
+            &[
+                r#"{"id": 1, "name": "a", "at": "2026-01-15T12:00:00Z", "more": 5}"#,
+                r#"{"id": "x", "name": {"b": [1, 2]}}"#,
+                r#"{"id": 3000000000, "name": null}"#,
+                "nonsense",
+                "[1]",
+            ],
+        );
+        assert_eq!(fits, [true, false, false, false, false]);
+        let rows: Vec<&str> = shown.lines().skip(3).collect();
+        assert_eq!(rows[0], "| 1  | a           | 2026-01-15T12:00:00Z |");
+        assert_eq!(rows[1], "|    | {\"b\":[1,2]} |                      |");
+        assert!(
+            rows[2..5]
+                .iter()
+                .all(|row| row.trim_matches(['|', ' ']).is_empty())
+        );
+    }
+
+    #[test]
+    fn what_is_nested_is_read() {
+        let (shown, fits) = parsed(
+            "who STRUCT<name: STRING, age: INT>, tags ARRAY<STRING>",
+            &[
+                r#"{"who": {"name": "a", "age": 7}, "tags": ["x", null, "y"]}"#,
+                r#"{"who": 5, "tags": []}"#,
+            ],
+        );
+        assert_eq!(fits, [true, false]);
+        assert!(shown.contains("{name: a, age: 7}"), "{shown}");
+        assert!(shown.contains("[x, , y]"), "{shown}");
+    }
+
+    #[test]
+    fn texts_that_are_absent_are_null_and_no_misfit() {
+        let schema: Arc<Schema> = "a INT".into_schema("UTC").unwrap();
+        let texts = [None, Some(r#"{"a":1}"#)].into_iter();
+        let parsed = parse(texts, schema.fields(), &TimeZone::UTC, &Patterns::default()).unwrap();
+        assert_eq!(parsed.fits, [true, true]);
+        assert!(parsed.columns[0].as_primitive::<Int32Type>().is_null(0));
+    }
+}

@@ -1,0 +1,388 @@
+//! Topics of Kafka, with the columns that Spark gives them.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use arrow::{
+    array::{
+        ArrayRef, BinaryBuilder, Int32Array, Int64Array, ListBuilder, StringBuilder, StructBuilder,
+        TimestampMicrosecondArray,
+    },
+    datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit},
+    record_batch::RecordBatch,
+};
+use millstream_common::{failure::Failure, time::Clock};
+use millstream_connectors::{
+    kafka::{KafkaDriver, OnDataLoss, Record, Settings, StartingOffsets, Subscription},
+    source::{More, SourceDriver, SplitReader},
+};
+use millstream_dataflow::program::TaskContext;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{BATCH_ROWS, BatchReader, Bounds, batch};
+use crate::{error::Error, options::Options};
+
+/// Topics, as a reader was set to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct KafkaSource {
+    brokers: String,
+    subscription: Subscription,
+    starting_offsets: StartingOffsets,
+    group: String,
+    properties: BTreeMap<String, String>,
+    max_offsets_per_trigger: Option<u64>,
+    fails_on_data_loss: bool,
+}
+
+/// Properties that are not the user's, as in Spark.
+const FORBIDDEN: [&str; 6] = [
+    "auto.offset.reset",
+    "key.deserializer",
+    "value.deserializer",
+    "enable.auto.commit",
+    "interceptor.classes",
+    "enable.partition.eof",
+];
+
+const KNOWN: [&str; 10] = [
+    "kafka.bootstrap.servers",
+    "subscribe",
+    "subscribePattern",
+    "assign",
+    "startingOffsets",
+    "maxOffsetsPerTrigger",
+    "failOnDataLoss",
+    "includeHeaders",
+    "groupIdPrefix",
+    "kafka.*",
+];
+
+fn assigned(text: &str) -> Result<Subscription, Error> {
+    let parsed: Result<BTreeMap<String, Vec<i32>>, _> = serde_json::from_str(text);
+    let topics = parsed.map_err(|error| {
+        Error::option(
+            "assign",
+            text,
+            format!("it is JSON such as {{\"topic\":[0,1]}} ({error})"),
+        )
+    })?;
+    let pairs = topics.into_iter().flat_map(|(topic, partitions)| {
+        partitions
+            .into_iter()
+            .map(move |partition| (topic.clone(), partition))
+    });
+    Ok(Subscription::Assign(pairs.collect()))
+}
+
+impl KafkaSource {
+    /// Reads a reader's options; gives the columns too.
+    pub(crate) fn of(options: &mut Options, zone: &str) -> Result<(Self, SchemaRef), Error> {
+        let mut properties = options.take_prefixed("kafka.");
+        let brokers = properties.remove("bootstrap.servers");
+        let brokers = brokers.ok_or_else(|| {
+            Error::option(
+                "kafka.bootstrap.servers",
+                "",
+                "name one or more brokers, such as localhost:9092",
+            )
+        })?;
+        if let Some((name, value)) = properties
+            .iter()
+            .find(|(name, _)| FORBIDDEN.contains(&name.as_str()))
+        {
+            return Err(Error::option(
+                &format!("kafka.{name}"),
+                value,
+                "the engine sets it itself",
+            ));
+        }
+        let mut subscriptions = Vec::new();
+        if let Some(topics) = options.take("subscribe") {
+            let topics = topics.split(',').map(|topic| topic.trim().to_owned());
+            subscriptions.push(Subscription::Topics(topics.collect()));
+        }
+        if let Some(pattern) = options.take("subscribePattern") {
+            subscriptions.push(Subscription::Pattern(pattern));
+        }
+        if let Some(partitions) = options.take("assign") {
+            subscriptions.push(assigned(&partitions)?);
+        }
+        let subscription = match (subscriptions.pop(), subscriptions.len()) {
+            (Some(subscription), 0) => subscription,
+            _ => {
+                return Err(Error::option(
+                    "subscribe",
+                    "",
+                    "give exactly one of subscribe, subscribePattern and assign",
+                ));
+            }
+        };
+        let starting_offsets = match options.take("startingOffsets") {
+            None => StartingOffsets::Latest,
+            Some(text) => {
+                text.parse()
+                    .map_err(|error: millstream_connectors::kafka::OffsetsError| {
+                        Error::option("startingOffsets", &text, error.to_string())
+                    })?
+            }
+        };
+        let prefix = options.take("groupIdPrefix");
+        let prefix = prefix.unwrap_or_else(|| "millstream-kafka-source".to_owned());
+        let group = properties
+            .remove("group.id")
+            .unwrap_or_else(|| format!("{prefix}-{}", Uuid::new_v4()));
+        let with_headers = options.take_bool("includeHeaders")?.unwrap_or(false);
+        let source = Self {
+            brokers,
+            subscription,
+            starting_offsets,
+            group,
+            properties,
+            max_offsets_per_trigger: options
+                .take_number("maxOffsetsPerTrigger", "a number of records")?,
+            fails_on_data_loss: options.take_bool("failOnDataLoss")?.unwrap_or(true),
+        };
+        options.all_taken("kafka", &KNOWN)?;
+        Ok((source, schema(zone, with_headers)))
+    }
+
+    fn settings_of(&self, bounds: Bounds) -> Arc<Settings> {
+        let mut settings = Settings::new(&self.brokers, self.subscription.clone());
+        settings.starting_offsets = self.starting_offsets.clone();
+        settings.group = self.group.clone();
+        settings.properties = self.properties.clone();
+        // As Spark: a query's progress is in its checkpoint alone.
+        settings.commit_offsets = false;
+        settings.only_present = bounds.only_present;
+        if !bounds.at_once {
+            settings.max_per_batch = self.max_offsets_per_trigger;
+        }
+        settings.on_data_loss = match self.fails_on_data_loss {
+            true => OnDataLoss::Fail,
+            false => OnDataLoss::Warn,
+        };
+        Arc::new(settings)
+    }
+
+    /// For executors.
+    pub(super) fn settings(&self) -> Arc<Settings> {
+        self.settings_of(Bounds::default())
+    }
+
+    pub(super) fn fingerprint(&self) -> Value {
+        json!({ "subscription": self.subscription })
+    }
+
+    pub(super) fn description(&self) -> String {
+        match &self.subscription {
+            Subscription::Topics(topics) => {
+                format!("KafkaV2[Subscribe[{}]]", topics.join(", "))
+            }
+            Subscription::Pattern(pattern) => format!("KafkaV2[SubscribePattern[{pattern}]]"),
+            Subscription::Assign(partitions) => {
+                let partitions = partitions.iter();
+                let shown: Vec<String> = partitions
+                    .map(|(topic, partition)| format!("{topic}-{partition}"))
+                    .collect();
+                format!("KafkaV2[Assign[{}]]", shown.join(", "))
+            }
+        }
+    }
+
+    pub(super) fn driver(
+        &self,
+        clock: Arc<dyn Clock>,
+        bounds: Bounds,
+    ) -> Result<Box<dyn SourceDriver>, Error> {
+        Ok(Box::new(KafkaDriver::new(self.settings_of(bounds), clock)?))
+    }
+}
+
+fn header_fields() -> Fields {
+    Fields::from(vec![
+        Field::new("key", DataType::Utf8, true),
+        Field::new("value", DataType::Binary, true),
+    ])
+}
+
+fn schema(zone: &str, with_headers: bool) -> SchemaRef {
+    let time = DataType::Timestamp(TimeUnit::Microsecond, Some(zone.into()));
+    let mut fields = vec![
+        Field::new("key", DataType::Binary, true),
+        Field::new("value", DataType::Binary, true),
+        Field::new("topic", DataType::Utf8, true),
+        Field::new("partition", DataType::Int32, true),
+        Field::new("offset", DataType::Int64, true),
+        Field::new("timestamp", time, true),
+        Field::new("timestampType", DataType::Int32, true),
+    ];
+    if with_headers {
+        let header = DataType::Struct(header_fields());
+        fields.push(Field::new(
+            "headers",
+            DataType::new_list(header, true),
+            true,
+        ));
+    }
+    Arc::new(Schema::new(fields))
+}
+
+/// Records of a range as rows.
+pub(super) struct RecordReader {
+    records: Box<dyn SplitReader<Vec<Record>>>,
+    schema: SchemaRef,
+    is_over: bool,
+}
+
+impl RecordReader {
+    pub(super) fn new(records: Box<dyn SplitReader<Vec<Record>>>, schema: SchemaRef) -> Self {
+        Self {
+            records,
+            schema,
+            is_over: false,
+        }
+    }
+}
+
+impl BatchReader for RecordReader {
+    fn next(&mut self, task: &mut TaskContext<'_>) -> Result<Option<RecordBatch>, Failure> {
+        let mut records = Vec::new();
+        let mut more = Vec::new();
+        while !self.is_over && records.len() < BATCH_ROWS {
+            self.is_over = self.records.next(&mut more, task)? == More::No;
+            records.append(&mut more);
+        }
+        if records.is_empty() {
+            return Ok(None);
+        }
+        let fields = self.schema.fields().iter();
+        let columns = fields.map(|field| column(&records, field)).collect();
+        batch(&self.schema, columns, records.len()).map(Some)
+    }
+}
+
+fn column(records: &[Record], field: &Field) -> ArrayRef {
+    let rows = records.iter();
+    match field.name().as_str() {
+        "key" | "value" => {
+            let mut values = BinaryBuilder::new();
+            for record in rows {
+                let bytes = match field.name().as_str() {
+                    "key" => &record.key,
+                    _ => &record.value,
+                };
+                values.append_option(bytes.as_deref());
+            }
+            Arc::new(values.finish())
+        }
+        "topic" => {
+            let mut topics = StringBuilder::new();
+            rows.for_each(|record| topics.append_value(&record.topic));
+            Arc::new(topics.finish())
+        }
+        "partition" => Arc::new(Int32Array::from_iter_values(
+            rows.map(|record| record.partition),
+        )),
+        "offset" => Arc::new(Int64Array::from_iter_values(
+            rows.map(|record| record.offset),
+        )),
+        "timestamp" => {
+            let times = rows.map(|record| Some(record.timestamp?.saturating_mul(1_000)));
+            let times = TimestampMicrosecondArray::from_iter(times);
+            let zone = match field.data_type() {
+                DataType::Timestamp(_, zone) => zone.clone(),
+                _ => None,
+            };
+            Arc::new(times.with_timezone_opt(zone))
+        }
+        "headers" => headers(records),
+        // The time at which a record was made, the only kind that readers are told.
+        _ => Arc::new(Int32Array::from_iter_values(rows.map(|_| 0))),
+    }
+}
+
+fn headers(records: &[Record]) -> ArrayRef {
+    let fields = header_fields();
+    let entry = StructBuilder::new(
+        fields.clone(),
+        vec![
+            Box::new(StringBuilder::new()),
+            Box::new(BinaryBuilder::new()),
+        ],
+    );
+    let element = Field::new_list_field(DataType::Struct(fields), true);
+    let mut lists = ListBuilder::new(entry).with_field(Arc::new(element));
+    for record in records {
+        for header in &record.headers {
+            let entry = lists.values();
+            if let Some(keys) = entry.field_builder::<StringBuilder>(0) {
+                keys.append_value(&header.key);
+            }
+            if let Some(values) = entry.field_builder::<BinaryBuilder>(1) {
+                values.append_option(header.value.as_deref());
+            }
+            entry.append(true);
+        }
+        // As Spark: no headers are no list.
+        lists.append(!record.headers.is_empty());
+    }
+    Arc::new(lists.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(pairs: &[(&str, &str)]) -> Options {
+        let mut options = Options::default();
+        for (name, value) in pairs {
+            options.set(name, value);
+        }
+        options
+    }
+
+    #[test]
+    fn options_are_sparks() {
+        let mut given = options(&[
+            ("kafka.bootstrap.servers", "b:9092"),
+            ("kafka.security.protocol", "PLAINTEXT"),
+            ("subscribe", "a, b"),
+            ("startingOffsets", "earliest"),
+            ("maxOffsetsPerTrigger", "10"),
+        ]);
+        let (source, schema) = KafkaSource::of(&mut given, "UTC").unwrap();
+        assert_eq!(source.brokers, "b:9092");
+        assert_eq!(
+            source.subscription,
+            Subscription::Topics(vec!["a".to_owned(), "b".to_owned()])
+        );
+        assert_eq!(source.properties["security.protocol"], "PLAINTEXT");
+        assert_eq!(schema.fields().len(), 7);
+        for wrong in [
+            &[("subscribe", "a")][..],
+            &[("kafka.bootstrap.servers", "b:9092")],
+            &[
+                ("kafka.bootstrap.servers", "b"),
+                ("subscribe", "a"),
+                ("assign", "{\"a\":[0]}"),
+            ],
+            &[
+                ("kafka.bootstrap.servers", "b"),
+                ("subscribe", "a"),
+                ("kafka.auto.offset.reset", "x"),
+            ],
+            &[("kafka.bootstrap.servers", "b"), ("assign", "a")],
+            &[
+                ("kafka.bootstrap.servers", "b"),
+                ("subscribe", "a"),
+                ("startingOffset", "x"),
+            ],
+        ] {
+            assert!(
+                KafkaSource::of(&mut options(wrong), "UTC").is_err(),
+                "{wrong:?}"
+            );
+        }
+    }
+}

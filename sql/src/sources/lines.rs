@@ -1,0 +1,291 @@
+//! Files of lines: CSV, JSON, text.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{Array, ArrayRef, BooleanArray, StringBuilder},
+    compute::filter_record_batch,
+    datatypes::SchemaRef,
+    record_batch::RecordBatch,
+};
+use jiff::tz::TimeZone;
+use millstream_common::{
+    failure::{Failure, FailureKind},
+    text::Text,
+};
+use millstream_connectors::{
+    source::{More, SplitReader},
+    text_files::source::FileSplit,
+};
+use millstream_dataflow::program::TaskContext;
+
+use super::{
+    BATCH_ROWS, BatchReader, batch, convert,
+    csv::{CsvOptions, Cutter},
+    files::{FileSource, Mode},
+    json,
+    pattern::Patterns,
+};
+use crate::error::task_failure;
+
+type SplitLines = Box<dyn SplitReader<Vec<Text>>>;
+
+struct Lines {
+    lines: SplitLines,
+    chunk: Vec<Text>,
+    is_over: bool,
+}
+
+impl Lines {
+    fn new(lines: SplitLines) -> Self {
+        Self {
+            lines,
+            chunk: Vec::new(),
+            is_over: false,
+        }
+    }
+
+    /// Lines until there are enough or no more; none at the end.
+    fn take(&mut self, task: &mut TaskContext<'_>) -> Result<Vec<Text>, Failure> {
+        let mut more = Vec::new();
+        while !self.is_over && self.chunk.len() < BATCH_ROWS {
+            self.is_over = self.lines.next(&mut more, task)? == More::No;
+            self.chunk.append(&mut more);
+        }
+        Ok(std::mem::take(&mut self.chunk))
+    }
+}
+
+pub(super) struct TextReader {
+    lines: Lines,
+    schema: SchemaRef,
+}
+
+impl TextReader {
+    pub(super) fn new(lines: SplitLines, schema: SchemaRef) -> Self {
+        Self {
+            lines: Lines::new(lines),
+            schema,
+        }
+    }
+}
+
+impl BatchReader for TextReader {
+    fn next(&mut self, task: &mut TaskContext<'_>) -> Result<Option<RecordBatch>, Failure> {
+        let lines = self.lines.take(task)?;
+        if lines.is_empty() {
+            return Ok(None);
+        }
+        let mut columns: Vec<ArrayRef> = Vec::new();
+        if !self.schema.fields().is_empty() {
+            let mut values = StringBuilder::new();
+            lines.iter().for_each(|line| values.append_value(line));
+            columns.push(Arc::new(values.finish()));
+        }
+        batch(&self.schema, columns, lines.len()).map(Some)
+    }
+}
+
+/// Records that may not fit their schema.
+struct Judge {
+    mode: Mode,
+    path: String,
+}
+
+impl Judge {
+    /// What becomes of these rows, of which some don't fit.
+    fn judge(
+        &self,
+        made: RecordBatch,
+        fits: Vec<bool>,
+        records: &[&Text],
+        task: &mut TaskContext<'_>,
+    ) -> Result<RecordBatch, Failure> {
+        let malformed = fits.iter().filter(|fits| !**fits).count();
+        if malformed == 0 {
+            return Ok(made);
+        }
+        task.counts.malformed += malformed as u64;
+        match self.mode {
+            Mode::Permissive => Ok(made),
+            Mode::DropMalformed => filter_record_batch(&made, &BooleanArray::from(fits))
+                .map_err(|error| task_failure(error.into())),
+            Mode::FailFast => {
+                let first = fits.iter().position(|fits| !fits);
+                let line = first
+                    .and_then(|row| records.get(row))
+                    .map(|line| line.as_str());
+                Err(Failure::new(
+                    FailureKind::BadInput,
+                    format!(
+                        "a record of {} doesn't fit the schema: `{}`; correct it, or read with mode PERMISSIVE or DROPMALFORMED",
+                        self.path,
+                        line.unwrap_or_default()
+                    ),
+                ))
+            }
+        }
+    }
+}
+
+pub(super) struct CsvReader {
+    lines: Lines,
+    skips_header: bool,
+    cutter: Cutter,
+    judge: Judge,
+    /// A builder for each projected column.
+    texts: Vec<StringBuilder>,
+    /// Of each column of the file, its place among the projected ones.
+    wanted: Vec<Option<usize>>,
+    schema: SchemaRef,
+    zone: TimeZone,
+    patterns: Patterns,
+}
+
+impl CsvReader {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a reader's parts, each of another kind"
+    )]
+    pub(super) fn new(
+        lines: SplitLines,
+        options: &CsvOptions,
+        source: &FileSource,
+        part: &FileSplit,
+        schema: &SchemaRef,
+        projection: &[usize],
+        to: SchemaRef,
+        zone: &TimeZone,
+    ) -> Self {
+        let mut wanted = vec![None; schema.fields().len()];
+        for (position, column) in projection.iter().enumerate() {
+            wanted[*column] = Some(position);
+        }
+        Self {
+            lines: Lines::new(lines),
+            skips_header: options.header && part.start == 0,
+            cutter: Cutter::new(options.clone()),
+            judge: Judge {
+                mode: source.mode,
+                path: part.path.clone(),
+            },
+            texts: projection.iter().map(|_| StringBuilder::new()).collect(),
+            wanted,
+            schema: to,
+            zone: zone.clone(),
+            patterns: source.patterns.clone(),
+        }
+    }
+
+    fn parse(
+        &mut self,
+        lines: &[Text],
+        task: &mut TaskContext<'_>,
+    ) -> Result<RecordBatch, Failure> {
+        let columns = self.wanted.len();
+        // Per record, whether it is as the schema has it, and the line it was.
+        let mut fits: Vec<bool> = Vec::with_capacity(lines.len());
+        let mut records: Vec<&Text> = Vec::with_capacity(lines.len());
+        for line in lines {
+            if self.cutter.is_passed_over(line) {
+                continue;
+            }
+            if std::mem::take(&mut self.skips_header) {
+                task.counts.input_rows = task.counts.input_rows.saturating_sub(1);
+                continue;
+            }
+            let (texts, wanted) = (&mut self.texts, &self.wanted);
+            let fields = self.cutter.cut(line, |number, text| {
+                if let Some(Some(position)) = wanted.get(number) {
+                    texts[*position].append_option(text);
+                }
+            });
+            for position in wanted.iter().skip(fields).flatten() {
+                texts[*position].append_null();
+            }
+            fits.push(fields == columns);
+            records.push(line);
+        }
+        let mut arrays = Vec::with_capacity(self.texts.len());
+        for (builder, field) in self.texts.iter_mut().zip(self.schema.fields()) {
+            let texts = builder.finish();
+            let values = convert::column(&texts, field.data_type(), &self.zone, &self.patterns)
+                .map_err(task_failure)?;
+            if values.null_count() > texts.null_count() {
+                for (row, fits) in fits.iter_mut().enumerate() {
+                    *fits &= values.is_null(row) == texts.is_null(row);
+                }
+            }
+            arrays.push(values);
+        }
+        let made = batch(&self.schema, arrays, records.len())?;
+        self.judge.judge(made, fits, &records, task)
+    }
+}
+
+impl BatchReader for CsvReader {
+    fn next(&mut self, task: &mut TaskContext<'_>) -> Result<Option<RecordBatch>, Failure> {
+        loop {
+            let lines = self.lines.take(task)?;
+            if lines.is_empty() {
+                return Ok(None);
+            }
+            let batch = self.parse(&lines, task)?;
+            if batch.num_rows() > 0 {
+                return Ok(Some(batch));
+            }
+        }
+    }
+}
+
+pub(super) struct JsonReader {
+    lines: Lines,
+    judge: Judge,
+    schema: SchemaRef,
+    zone: TimeZone,
+    patterns: Patterns,
+}
+
+impl JsonReader {
+    pub(super) fn new(
+        lines: SplitLines,
+        source: &FileSource,
+        path: String,
+        schema: SchemaRef,
+        zone: &TimeZone,
+    ) -> Self {
+        Self {
+            lines: Lines::new(lines),
+            judge: Judge {
+                mode: source.mode,
+                path,
+            },
+            schema,
+            zone: zone.clone(),
+            patterns: source.patterns.clone(),
+        }
+    }
+}
+
+impl BatchReader for JsonReader {
+    fn next(&mut self, task: &mut TaskContext<'_>) -> Result<Option<RecordBatch>, Failure> {
+        loop {
+            let lines = self.lines.take(task)?;
+            if lines.is_empty() {
+                return Ok(None);
+            }
+            let records: Vec<&Text> = lines
+                .iter()
+                .filter(|line| !line.trim().is_empty())
+                .collect();
+            let texts = records.iter().map(|line| Some(line.as_str()));
+            let parsed = json::parse(texts, self.schema.fields(), &self.zone, &self.patterns)
+                .map_err(task_failure)?;
+            let made = batch(&self.schema, parsed.columns, records.len())?;
+            let kept = self.judge.judge(made, parsed.fits, &records, task)?;
+            if kept.num_rows() > 0 {
+                return Ok(Some(kept));
+            }
+        }
+    }
+}

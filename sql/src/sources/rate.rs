@@ -1,0 +1,188 @@
+//! Rows by the clock: so many a second, numbered from 0.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{ArrayRef, Int64Array, TimestampMicrosecondArray},
+    datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit},
+    record_batch::RecordBatch,
+};
+use async_trait::async_trait;
+use millstream_common::{
+    failure::{Failure, FailureKind, Retry},
+    ids::BatchId,
+    time::Clock,
+};
+use millstream_connectors::source::{
+    PlanRequest, PlannedInput, SourceDriver, SourceHistory, Split,
+};
+use millstream_dataflow::program::TaskContext;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{BATCH_ROWS, BatchReader, batch};
+use crate::{error::Error, options::Options};
+
+/// How fast.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RateSource {
+    rows_per_second: u64,
+    partitions: u64,
+}
+
+impl RateSource {
+    pub(crate) fn of(options: &mut Options, zone: &str) -> Result<(Self, SchemaRef), Error> {
+        let at_least_one = |name: &str, value: Option<u64>| match value {
+            Some(0) => Err(Error::option(name, "0", "it is at least 1")),
+            value => Ok(value.unwrap_or(1)),
+        };
+        let rows = options.take_number("rowsPerSecond", "a number of rows")?;
+        let partitions = options.take_number("numPartitions", "a number of partitions")?;
+        let source = Self {
+            rows_per_second: at_least_one("rowsPerSecond", rows)?,
+            partitions: at_least_one("numPartitions", partitions)?,
+        };
+        options.all_taken("rate", &["rowsPerSecond", "numPartitions"])?;
+        let time = DataType::Timestamp(TimeUnit::Microsecond, Some(zone.into()));
+        let schema = Schema::new(vec![
+            Field::new("timestamp", time, true),
+            Field::new("value", DataType::Int64, true),
+        ]);
+        Ok((source, Arc::new(schema)))
+    }
+
+    pub(super) fn driver(&self, clock: Arc<dyn Clock>) -> Box<dyn SourceDriver> {
+        Box::new(RateDriver {
+            source: self.clone(),
+            clock,
+            started: 0,
+            seconds: 0,
+        })
+    }
+}
+
+struct RateDriver {
+    source: RateSource,
+    clock: Arc<dyn Clock>,
+    /// Wall-clock milliseconds.
+    started: i64,
+    /// Seconds since then whose rows were planned.
+    seconds: u64,
+}
+
+/// Every `step`th row of a range.
+#[derive(Serialize, Deserialize)]
+struct Rows {
+    from: u64,
+    until: u64,
+    step: u64,
+    /// Microseconds since 1970 of row 0.
+    started: i64,
+    per_second: u64,
+}
+
+fn unreadable(value: &Value) -> Failure {
+    Failure::new(
+        FailureKind::Internal,
+        format!("the offset log holds no position of a rate source but {value}"),
+    )
+    .with_retry(Retry::Never)
+}
+
+fn number(value: &Value) -> Result<i64, Failure> {
+    value.as_i64().ok_or_else(|| unreadable(value))
+}
+
+#[async_trait]
+impl SourceDriver for RateDriver {
+    async fn start(&mut self) -> Result<Value, Failure> {
+        self.started = self.clock.wall_millis();
+        self.seconds = 0;
+        Ok(json!({ "started": self.started, "seconds": 0 }))
+    }
+
+    async fn restore(&mut self, history: SourceHistory) -> Result<(), Failure> {
+        let newest = history.logged.last();
+        let position = newest.map_or(&history.start, |(_, input)| &input.position);
+        self.started = number(&position["started"])?;
+        self.seconds = u64::try_from(number(&position["seconds"])?).unwrap_or(0);
+        Ok(())
+    }
+
+    async fn plan(&mut self, _request: PlanRequest) -> Result<PlannedInput, Failure> {
+        let passed = self.clock.wall_millis().saturating_sub(self.started);
+        let seconds = u64::try_from(passed / 1_000).unwrap_or(0).max(self.seconds);
+        let per_second = self.source.rows_per_second;
+        let from = self.seconds.saturating_mul(per_second);
+        let until = seconds.saturating_mul(per_second);
+        self.seconds = seconds;
+        let mut splits = Vec::new();
+        for number in 0..self.source.partitions.min(until - from) {
+            let rows = Rows {
+                from: from + number,
+                until,
+                step: self.source.partitions,
+                started: self.started.saturating_mul(1_000),
+                per_second,
+            };
+            let split = serde_json::to_value(&rows).map_err(|error| {
+                Failure::caused_by(FailureKind::Internal, "rows can't be written down", &error)
+            })?;
+            splits.push(Split {
+                split,
+                locality: None,
+                rows: Some((until - rows.from).div_ceil(rows.step)),
+            });
+        }
+        Ok(PlannedInput {
+            splits,
+            position: json!({ "started": self.started, "seconds": self.seconds }),
+        })
+    }
+
+    async fn committed(&mut self, _batch: BatchId, _input: &PlannedInput) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+struct RateReader {
+    rows: Rows,
+    schema: SchemaRef,
+}
+
+pub(super) fn open(split: &Value, schema: SchemaRef) -> Result<Box<dyn BatchReader>, Failure> {
+    let rows = Rows::deserialize(split).map_err(|_| unreadable(split))?;
+    Ok(Box::new(RateReader { rows, schema }))
+}
+
+impl BatchReader for RateReader {
+    fn next(&mut self, task: &mut TaskContext<'_>) -> Result<Option<RecordBatch>, Failure> {
+        task.cancel.check()?;
+        let step = usize::try_from(self.rows.step).unwrap_or(usize::MAX);
+        let values = (self.rows.from..self.rows.until).step_by(step);
+        let values: Vec<u64> = values.take(BATCH_ROWS).collect();
+        let Some(last) = values.last() else {
+            return Ok(None);
+        };
+        self.rows.from = last.saturating_add(self.rows.step);
+        task.counts.input_rows += values.len() as u64;
+        let fields = self.schema.fields().iter();
+        let columns = fields.map(|field| -> ArrayRef {
+            if field.name() == "value" {
+                let values = values.iter().map(|value| *value as i64);
+                return Arc::new(Int64Array::from_iter_values(values));
+            }
+            let times = values.iter().map(|value| {
+                let micros = u128::from(*value) * 1_000_000 / u128::from(self.rows.per_second);
+                self.rows.started.saturating_add(micros as i64)
+            });
+            let zone = match field.data_type() {
+                DataType::Timestamp(_, zone) => zone.clone(),
+                _ => None,
+            };
+            let times = TimestampMicrosecondArray::from_iter_values(times);
+            Arc::new(times.with_timezone_opt(zone))
+        });
+        batch(&self.schema, columns.collect(), values.len()).map(Some)
+    }
+}

@@ -1,0 +1,36 @@
+//! The state of an aggregate for one partition: its own changelog.
+//!
+//! Each batch's new group states are one segment: a record batch in memory and a file in the checkpoint, alike. An index says for each key in which segment
+//! its newest row is. Segments of like size are merged into larger ones now and then, so there are few of them, and a row is written again only
+//! about log(n) times.
+//!
+//! In memory there is what a commit lists, and beside it the changes of at most one batch that may not be committed. A task names the files that it goes on
+//! from: they tell whether those changes count, or don't, or whether everything must be read again.
+//!
+//! Layout:
+//! - `file`: a segment as a file
+//! - `over`: what a watermark lets go
+//! - `segment`: a segment in memory
+//! - `table`: segments, their index, and merging
+//! - `time`: event times of keys
+
+mod file;
+mod over;
+mod segment;
+mod table;
+mod time;
+
+use arrow::datatypes::SchemaRef;
+
+pub(crate) use over::{Over, in_time};
+pub(crate) use table::GroupTable;
+
+/// How the rows of groups are laid out.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    pub(crate) schema: SchemaRef,
+    /// The first so many columns are the key.
+    pub(crate) group_columns: usize,
+    /// The column of the key that is an event time or a window of them, by which a watermark lets groups go.
+    pub(crate) time: Option<usize>,
+}
