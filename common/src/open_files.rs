@@ -39,6 +39,12 @@ mod tests {
 
     #[test]
     fn the_soft_limit_becomes_the_hard_one() {
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let lower = Rlimit {
+            current: maximum.map(|files| files - 1),
+            maximum,
+        };
+        setrlimit(Resource::Nofile, lower).expect("lowered");
         raise_limit();
         let limit = getrlimit(Resource::Nofile);
         assert_eq!(limit.current, limit.maximum);

@@ -1,6 +1,10 @@
 //! Handshakes over real sockets, good and bad.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use http::Uri;
 use millstream_common::config::Config;
@@ -103,8 +107,8 @@ async fn serve(tls: &Tls) -> Uri {
     format!("http://{address}").parse().expect("address")
 }
 
-/// A plain server of at most two connections that vouches for the first one alone.
-async fn serve_two() -> Uri {
+/// A plain server of at most two connections that vouches for the first one alone, and the most that it had at a time.
+async fn serve_two() -> (Uri, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let address = listener.local_addr().expect("address");
     let bounds = Bounds {
@@ -118,6 +122,9 @@ async fn serve_two() -> Uri {
         accept::Protocol::Grpc,
         bounds,
     );
+    let most = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&most);
+    let open = Arc::new(AtomicUsize::new(0));
     tokio::spawn(async move {
         let mut is_first = true;
         loop {
@@ -125,21 +132,25 @@ async fn serve_two() -> Uri {
             if std::mem::take(&mut is_first) {
                 line.connect_info().vouch();
             }
+            let now = open.fetch_add(1, Ordering::SeqCst) + 1;
+            seen.fetch_max(now, Ordering::SeqCst);
+            let open = Arc::clone(&open);
             tokio::spawn(async move {
                 while let Ok(byte) = line.read_u8().await {
                     if line.write_u8(byte + 1).await.is_err() {
-                        return;
+                        break;
                     }
                 }
+                open.fetch_sub(1, Ordering::SeqCst);
             });
         }
     });
-    format!("http://{address}").parse().expect("address")
+    (format!("http://{address}").parse().expect("address"), most)
 }
 
 #[tokio::test]
 async fn strangers_give_their_places_to_others() {
-    let server = serve_two().await;
+    let (server, most) = serve_two().await;
     let address = server.authority().expect("address").as_str();
     let known = async |stream: &mut TcpStream| {
         stream.write_u8(7).await.expect("written");
@@ -162,6 +173,7 @@ async fn strangers_give_their_places_to_others() {
         let _ = ended.expect("in time");
     }
     assert_eq!(known(&mut first).await.expect("answered"), 8);
+    assert_eq!(most.load(Ordering::SeqCst), 2);
 }
 
 /// Sends a byte by way of `dial`; the answer, or what is known to be wrong.
