@@ -31,7 +31,7 @@ pub(crate) fn checkout() -> &'static Path {
 }
 
 /// Cargo, with the target directory and profile of this build.
-fn cargo(folder: &Path, subcommand: &str) -> Command {
+pub(crate) fn cargo(folder: &Path, subcommand: &str) -> Command {
     let mut cargo = Command::new(env!("CARGO"));
     // Of the package under test; build scripts that look at them would run again, and replace this very program.
     for (name, _) in env::vars_os() {

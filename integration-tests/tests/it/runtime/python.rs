@@ -17,22 +17,22 @@ use millstream_integration_tests::{
 };
 
 use super::{Counts, Place, start, stop};
+use crate::own_job::{cargo, checkout};
 
 /// An example of the same build profile as this test, built if it isn't.
 pub(crate) fn example(name: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
         let profile = Path::new(env!("CARGO_BIN_EXE_testjob")).parent().unwrap();
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .env("CARGO_TARGET_DIR", profile.parent().unwrap())
-            // With the whole workspace's features nothing is compiled twice.
-            .args(["build", "--quiet", "--offline", "--workspace"])
-            .args(["--example", "wordcount", "--example", "producer"]);
-        if !cfg!(debug_assertions) {
-            cargo.arg("--release");
-        }
+        let mut cargo = cargo(checkout(), "build");
+        // With the whole workspace's features nothing is compiled twice.
+        cargo.args([
+            "--workspace",
+            "--example",
+            "wordcount",
+            "--example",
+            "producer",
+        ]);
         let built = ChildProcess::spawn("cargo", &cargo).unwrap();
         built.wait_success(Duration::from_secs(900)).unwrap();
         profile.join("examples")
