@@ -74,6 +74,8 @@ fn half_written(name: &str, point: &str) -> Half {
     let cluster = old
         .clone()
         .failpoint(&format!("{point}=pause"))
+        // One after the other: an open transaction hides what is committed behind it.
+        .cores(1)
         .start(1)
         .unwrap();
     let name = point.split('@').next().unwrap();
