@@ -178,7 +178,7 @@ impl Prepared {
                 checkpoint,
                 fetcher,
             };
-            let query = driver.run_query(setup).await?;
+            let query = driver.run_query(setup)?;
             let executor = executor.map(|executor| {
                 let query = query.clone();
                 let failed = Arc::clone(&executor_failed);

@@ -175,53 +175,15 @@ where
             .build()?;
         let own: A = serde_json::from_value(sent).map_err(Error::other)?;
         (self.job)(&ssc, own)?;
-        let running = ssc.start()?;
-        let children = start_children(&running, settings.master, &config)?;
-        watch_signals(&running)?;
-        if progress::is_shown(config.get(keys::PROGRESS_SHOW)) {
-            running.runtime()?.spawn(progress::show(
-                running.query().clone(),
-                running.cluster().clone(),
-            ));
-        }
-        let ready = Ready {
-            driver: running.address().map(|address| address.to_string()),
-            http: running.http().map(|address| address.to_string()),
-            process_id: std::process::id(),
-            executors: children
-                .as_ref()
-                .map(|children| children.ids().lock().clone())
-                .unwrap_or_default(),
-        };
-        tracing::info!(driver = ready.driver, http = ready.http, master = %settings.master, "the driver serves");
+        let driving = Driving::start(&ssc, settings.master, config)?;
+        let ready = driving.ready();
         if let Some(path) = &flags.ready_file {
             write_ready(path, &ready)?;
         }
         if let Some(hook) = self.on_ready {
             hook(&arguments, &ready);
         }
-        let outcome = running.await_termination();
-        if let Some(children) = children {
-            let (stopped, done) = mpsc::sync_channel(1);
-            running.runtime()?.spawn(async move {
-                children.stop().await;
-                let _ = stopped.send(());
-            });
-            // Broken off only with the runtime.
-            let _ = done.recv();
-        }
-        let stopped = outcome?;
-        match stopped.unfinished {
-            Some(batch) => {
-                if config.get(keys::CHECKPOINT_LOCATION).is_some() {
-                    tracing::error!(%batch, "stopped with a batch uncommitted; the next start runs it again");
-                } else {
-                    tracing::error!(%batch, "stopped with a batch uncommitted; there is no checkpoint, so the next start begins anew without it");
-                }
-                Ok(ExitCode::from(EXIT_UNCOMMITTED))
-            }
-            None => Ok(ExitCode::SUCCESS),
-        }
+        driving.finish()
     }
 
     fn execute(self, flags: &ExecutorArgs) -> ExitCode {
@@ -273,17 +235,102 @@ where
                 Failure::caused_by(FailureKind::Io, "could not read this executable", &error)
             })
         });
-        let executor = Executor::new(options, programs, take_build_id, Arc::new(link));
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name("io")
-            .enable_all()
-            .build()?;
-        let reason = runtime.block_on(run_executor(executor, orphaned))?;
-        runtime.shutdown_background();
-        tracing::debug!(?reason, "executor exits");
-        Ok(ExitCode::SUCCESS)
+        execute(
+            Executor::new(options, programs, take_build_id, Arc::new(link)),
+            orphaned,
+        )
     }
+}
+
+/// A started application with what stands around it. Apart from [`Launcher`], which is compiled anew in every program.
+struct Driving {
+    running: Running,
+    children: Option<Children>,
+    master: Master,
+    config: Config,
+}
+
+impl Driving {
+    fn start(ssc: &StreamingContext, master: Master, config: Config) -> Result<Self> {
+        let running = ssc.start()?;
+        let children = start_children(&running, master, &config)?;
+        watch_signals(&running)?;
+        if progress::is_shown(config.get(keys::PROGRESS_SHOW)) {
+            running.runtime()?.spawn(progress::show(
+                running.query().clone(),
+                running.cluster().clone(),
+            ));
+        }
+        Ok(Self {
+            running,
+            children,
+            master,
+            config,
+        })
+    }
+
+    fn ready(&self) -> Ready {
+        let running = &self.running;
+        let ready = Ready {
+            driver: running.address().map(|address| address.to_string()),
+            http: running.http().map(|address| address.to_string()),
+            process_id: std::process::id(),
+            executors: self
+                .children
+                .as_ref()
+                .map(|children| children.ids().lock().clone())
+                .unwrap_or_default(),
+        };
+        tracing::info!(driver = ready.driver, http = ready.http, master = %self.master, "the driver serves");
+        ready
+    }
+
+    /// Waits for the application's end.
+    fn finish(self) -> Result<ExitCode> {
+        let Self {
+            running,
+            children,
+            config,
+            ..
+        } = self;
+        let outcome = running.await_termination();
+        if let Some(children) = children {
+            let (stopped, done) = mpsc::sync_channel(1);
+            running.runtime()?.spawn(async move {
+                children.stop().await;
+                let _ = stopped.send(());
+            });
+            // Broken off only with the runtime.
+            let _ = done.recv();
+        }
+        let stopped = outcome?;
+        match stopped.unfinished {
+            Some(batch) => {
+                if config.get(keys::CHECKPOINT_LOCATION).is_some() {
+                    tracing::error!(%batch, "stopped with a batch uncommitted; the next start runs it again");
+                } else {
+                    tracing::error!(%batch, "stopped with a batch uncommitted; there is no checkpoint, so the next start begins anew without it");
+                }
+                Ok(ExitCode::from(EXIT_UNCOMMITTED))
+            }
+            None => Ok(ExitCode::SUCCESS),
+        }
+    }
+}
+
+fn execute(
+    executor: Executor,
+    orphaned: Option<tokio::sync::oneshot::Receiver<()>>,
+) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("io")
+        .enable_all()
+        .build()?;
+    let reason = runtime.block_on(run_executor(executor, orphaned))?;
+    runtime.shutdown_background();
+    tracing::debug!(?reason, "executor exits");
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn run_executor(
