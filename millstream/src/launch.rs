@@ -244,7 +244,7 @@ where
 
 /// A started application with what stands around it. Apart from [`Launcher`], which is compiled anew in every program.
 struct Driving {
-    running: Running,
+    running: Arc<Running>,
     children: Option<Children>,
     master: Master,
     config: Config,
