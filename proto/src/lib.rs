@@ -23,8 +23,8 @@ pub mod tls;
     reason = "generated; documented in the .proto file"
 )]
 pub mod pb {
-    //! Generated from `proto/millstream.proto`.
-    tonic::include_proto!("millstream.v1");
+    //! Generated from `proto/millstream.proto`; `tests/generated.rs` says how it is renewed.
+    include!("../generated/millstream.v1.rs");
 }
 
 pub use convert::ConversionError;
