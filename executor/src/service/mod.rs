@@ -212,10 +212,7 @@ impl Executor {
     ///
     /// # Errors
     /// [`Error`] when it can't be set up or the driver refuses it for good. An absent driver is waited for.
-    pub fn run(
-        self,
-        shutdown: CancellationToken,
-    ) -> BoxFuture<'static, Result<ExitReason, Error>> {
+    pub fn run(self, shutdown: CancellationToken) -> BoxFuture<'static, Result<ExitReason, Error>> {
         // Boxed: all of the executor is compiled here, not again in each crate that awaits it.
         Box::pin(self.run_inside(shutdown))
     }
