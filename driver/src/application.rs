@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use millstream_common::{
     config::{Address, Config, OnNondeterminism, keys},
     failure::{Failure, FailureKind},
@@ -138,7 +139,12 @@ impl Checkpoint {
     ///
     /// # Errors
     /// When it can't be opened or read.
-    pub async fn open(config: &Config) -> Result<Self, Error> {
+    pub fn open(config: &Config) -> BoxFuture<'_, Result<Self, Error>> {
+        // Boxed, as `start` and `stop` are: compiled here, not again in each crate that awaits it.
+        Box::pin(Self::open_and_probe(config))
+    }
+
+    async fn open_and_probe(config: &Config) -> Result<Self, Error> {
         let Some(location) = config.get(keys::CHECKPOINT_LOCATION) else {
             return Ok(Self {
                 store: Arc::new(MemoryLogStore::new()),
@@ -201,7 +207,11 @@ impl Driver {
     ///
     /// # Errors
     /// When an address that was asked for is taken.
-    pub async fn start(options: DriverOptions) -> Result<Self, Error> {
+    pub fn start(options: DriverOptions) -> BoxFuture<'static, Result<Self, Error>> {
+        Box::pin(Self::start_services(options))
+    }
+
+    async fn start_services(options: DriverOptions) -> Result<Self, Error> {
         let DriverOptions {
             name,
             config,
@@ -313,7 +323,7 @@ impl Driver {
     ///
     /// # Errors
     /// When the parts don't fit together.
-    pub async fn run_query(&mut self, setup: QuerySetup) -> Result<QueryHandle, Error> {
+    pub fn run_query(&mut self, setup: QuerySetup) -> Result<QueryHandle, Error> {
         let (scheduler, news) = self.cluster.query_port();
         let config = &self.config;
         let application = setup.application;
@@ -382,9 +392,11 @@ impl Driver {
     }
 
     /// Ends everything that still runs. Executors are told to shut down.
-    pub async fn stop(mut self) {
-        self.shutdown.cancel();
-        while self.tasks.join_next().await.is_some() {}
+    pub fn stop(mut self) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            self.shutdown.cancel();
+            while self.tasks.join_next().await.is_some() {}
+        })
     }
 }
 

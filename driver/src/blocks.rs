@@ -54,9 +54,7 @@ impl GrpcFetch {
             .map_err(Attempt::failed)?
             .connect_timeout(self.timeout);
         let dial = self.tls.dial();
-        let fetched = self
-            .fetch_by(&endpoint, dial.clone(), location, max_bytes)
-            .await;
+        let fetched = self.fetch_by(&endpoint, &dial, location, max_bytes).await;
         // What is wrong with the other side says more than that a connection broke off.
         match (fetched, dial.trouble()) {
             (Err(Attempt::Failed(_)), Some(trouble)) => Err(Attempt::failed(trouble)),
@@ -67,14 +65,11 @@ impl GrpcFetch {
     async fn fetch_by(
         &self,
         endpoint: &Endpoint,
-        dial: Dial,
+        dial: &Dial,
         location: &BlockLocation,
         max_bytes: u64,
     ) -> Result<Vec<Bytes>, Attempt> {
-        let channel = endpoint
-            .connect_with_connector(dial)
-            .await
-            .map_err(Attempt::failed)?;
+        let channel = dial.open(endpoint).await.map_err(Attempt::failed)?;
         let guarded = InterceptedService::new(channel, PresentSecret::new(self.secret.as_ref()));
         let mut client = pb::executor_client::ExecutorClient::new(guarded)
             .max_decoding_message_size(self.max_message + limits::FETCH_REPLY_OVERHEAD);

@@ -6,15 +6,16 @@ use futures::{Stream, stream};
 use millstream_common::protocol::{Hello, RegisterRequest, ToDriver};
 use millstream_proto::{
     auth::{RequireSecret, Secret},
-    limits, pb,
+    pb,
     refusal::{to_status, unknown_executor},
+    server,
     tls::Tls,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{
-    Request, Response, Status, Streaming, service::interceptor::InterceptedService,
-    transport::Server,
+    Request, Response, Status, Streaming,
+    service::{Routes, interceptor::InterceptedService},
 };
 
 use super::service::{ClusterHandle, SessionEnd};
@@ -92,14 +93,8 @@ impl DriverServer {
         .max_decoding_message_size(self.max_message)
         .max_encoding_message_size(self.max_message);
         let guarded = InterceptedService::new(service, RequireSecret::new(self.secret));
-        let incoming = self.tls.accept(self.listener, "driver.listen");
-        Server::builder()
-            .http2_keepalive_interval(Some(limits::KEEPALIVE))
-            .http2_keepalive_timeout(Some(limits::KEEPALIVE))
-            .max_concurrent_streams(Some(limits::CONCURRENT_STREAMS))
-            .add_service(guarded)
-            .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned())
-            .await?;
+        let routes = Routes::new(guarded);
+        server::serve(&self.tls, self.listener, "driver.listen", routes, shutdown).await?;
         Ok(())
     }
 }

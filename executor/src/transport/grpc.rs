@@ -123,8 +123,8 @@ impl GrpcLink {
     }
 
     async fn connect(&self, endpoint: &Endpoint, dial: &Dial) -> Result<Client, String> {
-        let channel = endpoint
-            .connect_with_connector(dial.clone())
+        let channel = dial
+            .open(endpoint)
             .await
             .map_err(|error| error_chain(&error))?;
         let client = DriverClient::with_interceptor(channel, self.secret.clone())
