@@ -188,6 +188,12 @@ pub struct TaskOutput {
     pub state: ::prost::alloc::vec::Vec<StateFile>,
     #[prost(message, optional, tag = "5")]
     pub counts: ::core::option::Option<TaskCounts>,
+    /// Milliseconds by operator.
+    #[prost(btree_map = "string, sint64", tag = "6")]
+    pub event_time_maxima: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        i64,
+    >,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ExchangeOutput {
@@ -225,6 +231,12 @@ pub struct TaskCounts {
     pub kafka_ranges_buffered: u64,
     #[prost(uint64, tag = "10")]
     pub kafka_ranges_awaited: u64,
+    #[prost(uint64, tag = "11")]
+    pub late_rows: u64,
+    #[prost(uint64, tag = "12")]
+    pub state_rows_updated: u64,
+    #[prost(uint64, tag = "13")]
+    pub state_rows_removed: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SinkCommit {
@@ -251,10 +263,12 @@ pub struct StateFile {
     pub length: u64,
     #[prost(fixed64, tag = "6")]
     pub checksum: u64,
+    #[prost(uint64, tag = "7")]
+    pub rows: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DriverMessage {
-    #[prost(oneof = "driver_message::Message", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "driver_message::Message", tags = "1, 2, 3, 4, 5, 6")]
     pub message: ::core::option::Option<driver_message::Message>,
 }
 /// Nested message and enum types in `DriverMessage`.
@@ -271,7 +285,21 @@ pub mod driver_message {
         DropBatches(super::DropBatches),
         #[prost(message, tag = "5")]
         Shutdown(super::Shutdown),
+        #[prost(message, tag = "6")]
+        Program(super::QueryProgram),
     }
+}
+/// Before the first launch of a query whose code isn't the application's.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct QueryProgram {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub query: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub program: ::prost::bytes::Bytes,
+    #[prost(string, optional, tag = "3")]
+    pub checkpoint: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "4")]
+    pub shared_files: ::prost::alloc::vec::Vec<SharedFile>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct QueryGrant {
@@ -327,6 +355,11 @@ pub struct StageLaunch {
     /// Every writer of a block that a task of this launch reads, said once: a reduce stage reads maps x partitions blocks.
     #[prost(message, repeated, tag = "9")]
     pub writers: ::prost::alloc::vec::Vec<BlockWriter>,
+    /// Milliseconds since the Unix epoch.
+    #[prost(sint64, optional, tag = "10")]
+    pub late_watermark_millis: ::core::option::Option<i64>,
+    #[prost(sint64, optional, tag = "11")]
+    pub evict_watermark_millis: ::core::option::Option<i64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BlockWriter {
@@ -345,6 +378,9 @@ pub struct TaskSpec {
     pub attempt: u32,
     #[prost(uint32, tag = "3")]
     pub branch: u32,
+    /// Files of the state that the task goes on from.
+    #[prost(message, repeated, tag = "6")]
+    pub state: ::prost::alloc::vec::Vec<StateFile>,
     #[prost(oneof = "task_spec::Input", tags = "4, 5")]
     pub input: ::core::option::Option<task_spec::Input>,
 }

@@ -25,7 +25,7 @@ pub mod tls;
     reason = "generated; documented in the .proto file"
 )]
 pub mod pb {
-    //! Generated from `proto/millstream.proto`; `tests/generated.rs` says how it is renewed.
+    //! Generated from `proto/millstream.proto`; `generate` makes it anew.
     include!("../generated/millstream.v1.rs");
 }
 

@@ -72,6 +72,7 @@ const OUTSIDE: [&str; 5] = [
     "millstream-examples",
     "millstream-examples-structured",
     "millstream-integration-tests",
+    "millstream-proto-generate",
 ];
 
 fn root() -> PathBuf {
