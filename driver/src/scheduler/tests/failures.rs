@@ -153,6 +153,26 @@ fn an_executor_that_says_it_lost_a_task_counts_too() {
     assert_eq!(bench.failed[0].1.code, "task.executors_died");
 }
 
+/// Nothing runs until the scheduler's next wish to wake: goes there, and gives the milliseconds until then.
+fn pause(bench: &mut Bench) -> u128 {
+    assert!(bench.running.is_empty());
+    let due = bench.wake.expect("a wish to wake");
+    let millis = due.since(bench.now).as_millis();
+    bench.now = due;
+    bench.handle(Event::Timer);
+    millis
+}
+
+/// Three pauses, each about twice as long as the one before.
+fn assert_double(pauses: &[u128]) {
+    for (pause, middle) in pauses.iter().zip([100, 200, 400]) {
+        assert!(
+            (middle * 3 / 4..=middle * 5 / 4).contains(pause),
+            "{pauses:?}"
+        );
+    }
+}
+
 #[test]
 fn a_task_that_was_lost_again_pauses_longer_each_time() {
     let mut bench = Bench::new(&[1]);
@@ -164,18 +184,9 @@ fn a_task_that_was_lost_again_pauses_longer_each_time() {
         assert_eq!(bench.of(0, 0).executor, executor(number));
         bench.connect(number + 1, 1);
         bench.lose(number);
-        assert!(bench.running.is_empty());
-        let due = bench.wake.expect("a wish to wake");
-        pauses.push(due.since(bench.now).as_millis());
-        bench.now = due;
-        bench.handle(Event::Timer);
+        pauses.push(pause(&mut bench));
     }
-    for (pause, middle) in pauses.iter().zip([100, 200, 400]) {
-        assert!(
-            (middle * 3 / 4..=middle * 5 / 4).contains(pause),
-            "{pauses:?}"
-        );
-    }
+    assert_double(&pauses);
 }
 
 #[test]
@@ -204,18 +215,9 @@ fn a_backoff_waits_longer_each_time() {
     for _ in 0..3 {
         let task = bench.of(0, 0);
         bench.fail(&task, FailureKind::Io);
-        assert!(bench.running.is_empty());
-        let due = bench.wake.expect("a wish to wake");
-        pauses.push(due.since(bench.now).as_millis());
-        bench.now = due;
-        bench.handle(Event::Timer);
+        pauses.push(pause(&mut bench));
     }
-    for (pause, middle) in pauses.iter().zip([100, 200, 400]) {
-        assert!(
-            (middle * 3 / 4..=middle * 5 / 4).contains(pause),
-            "{pauses:?}"
-        );
-    }
+    assert_double(&pauses);
 }
 
 #[test]
