@@ -28,8 +28,6 @@ pub const USER: &str = "tests-user";
 pub const PASSWORD: &str = "tests-password";
 
 const START_LIMIT: Duration = Duration::from_secs(120);
-/// How often a start is tried anew, on another port, when the server ends at once.
-const ATTEMPTS: u32 = 3;
 
 /// A running server; killed when it is dropped, and when the test process ends.
 #[derive(Debug)]
@@ -59,14 +57,7 @@ impl Minio {
 
     /// Starts a server, and waits until it answers.
     pub fn start() -> Result<Self, Error> {
-        let mut attempt = 1;
-        loop {
-            match Self::try_start() {
-                // Another process may have taken the port between the choice and the start.
-                Err(Error::Ended { .. }) if attempt < ATTEMPTS => attempt += 1,
-                result => return result,
-            }
-        }
+        ports::start_on_free(Self::try_start)
     }
 
     fn try_start() -> Result<Self, Error> {

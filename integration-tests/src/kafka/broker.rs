@@ -19,8 +19,6 @@ use crate::{Error, installed, ports};
 /// Java needs seconds, and many of them while other tests use the processors.
 const START_LIMIT: Duration = Duration::from_secs(120);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
-/// How often a start is tried anew, on other ports, when the broker ends at once.
-const ATTEMPTS: u32 = 3;
 
 /// Small and quick to start rather than fast.
 const JVM_FLAGS: [&str; 6] = [
@@ -111,14 +109,7 @@ impl KafkaBroker {
 
     /// Starts a broker with the given options, and waits until it answers.
     pub fn start_with(options: &BrokerOptions) -> Result<Self, Error> {
-        let mut attempt = 1;
-        loop {
-            match Self::try_start(options) {
-                // Another process may have taken a port between the choice and the start.
-                Err(Error::Ended { .. }) if attempt < ATTEMPTS => attempt += 1,
-                result => return result,
-            }
-        }
+        ports::start_on_free(|| Self::try_start(options))
     }
 
     /// The one broker of this test binary, started by the first call. Topics are its tests' own, see
