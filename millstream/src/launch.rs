@@ -461,7 +461,7 @@ fn fail(error: &Error) -> ExitCode {
     if is_read {
         tracing::error!(code = error.code(), %error, "the process ends with an error");
     } else {
-        eprintln!("error: {error} [{}]", error.code());
+        eprintln!("error: {}", error.with_code());
     }
     ExitCode::from(error.exit_code())
 }
