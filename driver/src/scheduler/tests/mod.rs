@@ -1,5 +1,6 @@
 //! Tests of the scheduler: a rule each, and a simulated cluster under random events.
 
+mod blocks;
 mod failures;
 mod flow;
 mod membership;
