@@ -161,15 +161,8 @@ impl Sim {
         match action {
             Action::Launch { executor, launch } => {
                 let number = executor.0.as_u128() - 100;
-                for spec in launch.tasks {
-                    let id = TaskId {
-                        query: launch.query,
-                        epoch: launch.epoch,
-                        batch: launch.batch,
-                        stage: launch.stage,
-                        partition: spec.partition,
-                        attempt: spec.attempt,
-                    };
+                for spec in &launch.tasks {
+                    let id = launch.task_id(spec);
                     self.check_launch(&id, &spec.input);
                     assert!(
                         self.live.insert(id, executor).is_none(),
@@ -177,7 +170,7 @@ impl Sim {
                     );
                     let on = self.executors.get_mut(&number).expect("a known executor");
                     if on.alive && on.connected {
-                        on.running.insert(id, spec.input);
+                        on.running.insert(id, spec.input.clone());
                     }
                 }
                 let running = self.live.values().filter(|of| **of == executor).count();
