@@ -17,7 +17,6 @@ use tokio::runtime::Runtime;
 
 use crate::cluster::{self, Application};
 use crate::process::{ChildProcess, SpawnOptions};
-use crate::wait::wait_for;
 use crate::{Error, installed, ports};
 
 /// The bucket that is there.
@@ -89,17 +88,7 @@ impl Minio {
         };
         let process = ChildProcess::spawn_with("minio", &command, &options)?;
         let health = format!("http://{address}/minio/health/ready");
-        let answered = wait_for(START_LIMIT, "MinIO to answer", || {
-            if cluster::get(&health).is_ok() {
-                return Some(Ok(()));
-            }
-            match process.exit_status() {
-                Ok(None) => None,
-                Ok(Some(_)) => Some(Err(process.ended("it answered"))),
-                Err(error) => Some(Err(error)),
-            }
-        });
-        answered??;
+        process.wait_answers(START_LIMIT, || cluster::get(&health).is_ok())?;
         let client = AmazonS3Builder::new()
             .with_endpoint(format!("http://{address}"))
             .with_allow_http(true)

@@ -13,7 +13,6 @@ use tempfile::TempDir;
 use super::KafkaClient;
 use crate::process::{ChildProcess, Signal, SpawnOptions};
 use crate::proxy::TcpProxy;
-use crate::wait::wait_for;
 use crate::{Error, installed, ports};
 
 /// Java needs seconds, and many of them while other tests use the processors.
@@ -275,20 +274,10 @@ fn launch(
         ..SpawnOptions::default()
     };
     let process = ChildProcess::spawn_with("kafka", &command, &options)?;
-    let answered = wait_for(START_LIMIT, "Kafka to answer", || {
-        if client
-            .broker_count(Duration::from_secs(2))
-            .is_ok_and(|count| count > 0)
-        {
-            return Some(Ok(()));
-        }
-        match process.exit_status() {
-            Ok(None) => None,
-            Ok(Some(_)) => Some(Err(process.ended("it answered"))),
-            Err(error) => Some(Err(error)),
-        }
-    });
-    answered??;
+    process.wait_answers(START_LIMIT, || {
+        let brokers = client.broker_count(Duration::from_secs(2));
+        brokers.is_ok_and(|count| count > 0)
+    })?;
     Ok(process)
 }
 
