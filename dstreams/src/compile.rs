@@ -12,7 +12,7 @@ use millstream_driver::output::OutputDriver;
 
 use crate::{
     error::Error,
-    graph::{Build, CloseFn, Erased, Graph, NodeId, Shape, SourceFactory},
+    graph::{Build, CloseFn, Erased, Graph, Keeping, NodeId, Shape, SourceFactory},
     outputs::Console,
 };
 
@@ -315,13 +315,7 @@ impl<'g> Compiler<'g> {
             Some(stage) => *stage,
             None => self.keep(node)?,
         };
-        let internal = || Error::Internal {
-            operator: self.ids[node.0].clone(),
-        };
-        let keeping = self.graph.nodes[node.0]
-            .keeping
-            .as_ref()
-            .ok_or_else(internal)?;
+        let keeping = self.keeping(node)?;
         draft
             .branches
             .push(Branch::Exchanges(vec![ExchangeRef { stage, exchange: 0 }]));
@@ -333,17 +327,18 @@ impl<'g> Compiler<'g> {
     fn keep(&mut self, node: NodeId) -> Result<StageId, Error> {
         let mut draft = Draft::new();
         let open = self.open_here(node, &mut draft)?;
-        let internal = || Error::Internal {
-            operator: self.ids[node.0].clone(),
-        };
-        let keeping = self.graph.nodes[node.0]
-            .keeping
-            .as_ref()
-            .ok_or_else(internal)?;
+        let keeping = self.keeping(node)?;
         let program = (keeping.write)(&self.build(node), open)?;
         let stage = self.add_stage(draft, vec![Exchange::Keep], program, |_| {});
         self.kept.insert(node, stage);
         Ok(stage)
+    }
+
+    fn keeping(&self, node: NodeId) -> Result<&'g Keeping, Error> {
+        let keeping = self.graph.nodes[node.0].keeping.as_ref();
+        keeping.ok_or_else(|| Error::Internal {
+            operator: self.ids[node.0].clone(),
+        })
     }
 
     fn open_here(&mut self, node: NodeId, draft: &mut Draft) -> Result<Erased, Error> {

@@ -517,7 +517,7 @@ pub(crate) fn fail(error: &Error) -> ExitCode {
     if is_read {
         tracing::error!(code = error.code(), %error, "the process ends with an error");
     } else {
-        eprintln!("error: {error} [{}]", error.code());
+        eprintln!("error: {}", error.with_code());
     }
     ExitCode::from(error.exit_code())
 }
