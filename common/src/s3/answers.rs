@@ -82,6 +82,7 @@ pub(super) fn meaning(error: &ClientError) -> Answer {
         "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken" | "InvalidToken" => {
             return Answer::Final(Meaning::Credentials(said));
         }
+        code if passes(code) => return Answer::Passing(said),
         _ => {}
     }
     match error {
@@ -101,6 +102,25 @@ pub(super) fn meaning(error: &ClientError) -> Answer {
             Some(_) => Answer::Final(Meaning::Refused(said)),
         },
     }
+}
+
+/// Codes of what another try may cure. Some come with status 400: a body that broke off on its way, or came too slowly.
+fn passes(code: &str) -> bool {
+    code.starts_with("Throttl")
+        || matches!(
+            code,
+            "RequestTimeout"
+                | "IncompleteBody"
+                | "BadDigest"
+                | "XAmzContentSHA256Mismatch"
+                | "XAmzContentChecksumMismatch"
+                | "InternalError"
+                | "SlowDown"
+                | "ServiceUnavailable"
+                | "TooManyRequests"
+                | "RequestLimitExceeded"
+                | "RequestThrottled"
+        )
 }
 
 /// An error as one short line.
@@ -179,6 +199,10 @@ mod tests {
             status_of("500 Internal Server Error", ""),
             status_of("429 Too Many Requests", ""),
             status_of("408 Request Timeout", ""),
+            status_of("400 Bad Request", &body("RequestTimeout")),
+            status_of("400 Bad Request", &body("IncompleteBody")),
+            status_of("400 Bad Request", &body("XAmzContentSHA256Mismatch")),
+            status_of("400 Bad Request", &body("ThrottlingException")),
             generic("Error performing PUT http://s/b/k in 2s - HTTP error: operation timed out"),
             generic("connection refused"),
         ] {
