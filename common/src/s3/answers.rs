@@ -86,6 +86,10 @@ pub(super) fn meaning(error: &ClientError) -> Answer {
         _ => {}
     }
     match error {
+        // Whatever stands before the store says so too, while the store is away.
+        ClientError::NotFound { .. } if code.is_empty() && status(&text) == Some(404) => {
+            Answer::Passing(said)
+        }
         ClientError::NotFound { .. } => Answer::Absent,
         ClientError::AlreadyExists { .. } | ClientError::Precondition { .. } => Answer::Taken,
         ClientError::PermissionDenied { .. } | ClientError::Unauthenticated { .. } => {
@@ -269,6 +273,15 @@ mod tests {
             source: source(),
         };
         assert_eq!(meaning(&absent), Answer::Absent);
+        let answered = |body: &str| ClientError::NotFound {
+            path: path(),
+            source: format!("Server returned non-2xx status code: 404 Not Found: {body}").into(),
+        };
+        assert_eq!(meaning(&answered(&body("NoSuchKey"))), Answer::Absent);
+        for of_a_proxy in ["404 page not found", "<html></html>", ""] {
+            let answer = meaning(&answered(of_a_proxy));
+            assert!(matches!(answer, Answer::Passing(_)), "{of_a_proxy}");
+        }
         let gone = status_of("404 Not Found", &body("NoSuchUpload"));
         assert_eq!(meaning(&gone), Answer::Absent);
         let no_bucket = ClientError::NotFound {

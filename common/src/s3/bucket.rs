@@ -2,6 +2,9 @@
 //!
 //! The client's own retries are off, so that a put whose outcome isn't known is seen as such by who can read it back.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::HashMap,
     fmt,
@@ -187,7 +190,7 @@ impl Bucket {
     ///
     /// # Errors
     /// What is missing, and the way out.
-    pub async fn check(&self, prefix: &str) -> Result<(), Error> {
+    pub async fn check(&self, folder: &str) -> Result<(), Error> {
         let shared = &self.shared;
         let deadline = shared.clock.now().after(CREDENTIALS_TIMEOUT);
         let found = within(shared.clock.until(deadline), shared.backend.credentials()).await;
@@ -204,13 +207,13 @@ impl Bucket {
                 detail,
             });
         }
-        let mut waiting = self.waiting("list", prefix);
+        let mut waiting = self.waiting("list", folder);
         waiting.patience = waiting.patience.min(FIRST_CONTACT);
-        let prefix = path(prefix)?;
-        waiting
+        let prefix = path(folder)?;
+        let listed = waiting
             .until_answered(|| shared.backend.list_with_delimiter(Some(&prefix)))
             .await?;
-        Ok(())
+        listed.map(drop).ok_or_else(|| self.absent("list", folder))
     }
 
     /// What an object holds, if it is there.
@@ -234,9 +237,10 @@ impl Bucket {
         let backend = &self.shared.backend;
         let found = self
             .waiting("look for", key)
-            .until_answered(|| backend.head(&path))
+            // Not HEAD: its answers have no body, which tells a 404 of the store from any other.
+            .until_answered(|| backend.get(&path))
             .await?;
-        Ok(found.map(|found| found.size))
+        Ok(found.map(|found| found.meta.size))
     }
 
     /// Length and xxh3-64 of an object's content, if it is there.
@@ -272,7 +276,7 @@ impl Bucket {
             .waiting("list", folder)
             .until_answered(|| self.list_once(&path))
             .await?;
-        Ok(listed.unwrap_or_default())
+        listed.ok_or_else(|| self.absent("list", folder))
     }
 
     async fn list_once(&self, folder: &Path) -> Result<Vec<(String, u64)>, ClientError> {
@@ -292,10 +296,11 @@ impl Bucket {
     pub async fn put(&self, key: &str, bytes: Bytes) -> Result<(), Error> {
         let path = path(key)?;
         let backend = &self.shared.backend;
-        self.waiting("put", key)
+        let stored = self
+            .waiting("put", key)
             .until_answered(|| backend.put(&path, PutPayload::from(bytes.clone())))
             .await?;
-        Ok(())
+        stored.map(drop).ok_or_else(|| self.absent("put", key))
     }
 
     /// Puts an object if there is none, by one request.
@@ -427,6 +432,12 @@ impl Bucket {
             failures: 0,
             patience: self.shared.retry_timeout,
         }
+    }
+
+    /// What needs nothing to be there was told that something isn't.
+    fn absent(&self, action: &'static str, key: &str) -> Error {
+        let why = "it says that there is no such object".to_owned();
+        self.refused(action, key, Meaning::Refused(why))
     }
 
     fn refused(&self, action: &'static str, key: &str, why: Meaning) -> Error {

@@ -34,6 +34,10 @@ pub(crate) enum Fault {
     Busy,
     /// 409, and nothing is stored.
     ConflictWithNothing,
+    /// 404 of what stands before the store.
+    NoSuchPage,
+    /// 404 of the store.
+    NoSuchKey,
 }
 
 #[derive(Debug)]
@@ -88,6 +92,8 @@ fn error_of(fault: Fault) -> Error {
     let text = match fault {
         Fault::LoseAnswer | Fault::LoseRequest => "HTTP error: connection closed",
         Fault::Busy => "Server returned non-2xx status code: 503 Service Unavailable: ",
+        Fault::NoSuchPage => return not_found("404 page not found"),
+        Fault::NoSuchKey => return not_found("<Error><Code>NoSuchKey</Code></Error>"),
         Fault::ConflictWithNothing => {
             return Error::AlreadyExists {
                 path: "k".to_owned(),
@@ -98,6 +104,13 @@ fn error_of(fault: Fault) -> Error {
     Error::Generic {
         store: "fake",
         source: text.into(),
+    }
+}
+
+fn not_found(body: &str) -> Error {
+    Error::NotFound {
+        path: "k".to_owned(),
+        source: format!("Server returned non-2xx status code: 404 Not Found: {body}").into(),
     }
 }
 

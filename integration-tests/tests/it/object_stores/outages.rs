@@ -65,6 +65,7 @@ fn a_bad_connection_loses_and_doubles_nothing() {
         number if number % 13 == 0 => Fate::Cut,
         number if number % 11 == 0 => Fate::Answer(503, busy()),
         number if number % 19 == 0 => Fate::Answer(400, too_slow()),
+        number if number % 9 == 0 => Fate::Answer(404, "404 page not found\n".to_owned()),
         number if number % 7 == 0 => Fate::Delay(Duration::from_millis(30)),
         _ => Fate::Pass,
     });
