@@ -76,6 +76,7 @@ pub(crate) fn compile(graph: &mut Graph, options: &CompileOptions) -> Result<Com
         return Err(problem.clone());
     }
     let ids = stable_ids(graph)?;
+    check_places(graph, &ids)?;
     let users = count_users(graph);
     warn_of_unused(graph, &ids, &users);
     let mut compiler = Compiler {
@@ -134,6 +135,21 @@ fn stable_ids(graph: &Graph) -> Result<Arc<[String]>, Error> {
         ids.push(id);
     }
     Ok(ids.into())
+}
+
+/// Two outputs of one place would take each other's batches for published.
+fn check_places(graph: &Graph, ids: &[String]) -> Result<(), Error> {
+    let mut outputs: HashMap<&str, NodeId> = HashMap::new();
+    for (node, place) in &graph.places {
+        if let Some(first) = outputs.insert(place, *node) {
+            return Err(Error::DuplicatePlace {
+                first: ids[first.0].clone(),
+                second: ids[node.0].clone(),
+                place: place.clone(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// How many nodes read each node's rows, of those that an output needs. Outputs count one for themselves.

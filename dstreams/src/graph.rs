@@ -153,6 +153,8 @@ pub(crate) struct Graph {
     /// The driver's build, for connectors.
     pub build_id: String,
     pub nodes: Vec<Node>,
+    /// Where outputs go that bear no other beside them.
+    pub places: Vec<(NodeId, String)>,
     /// What was wrong with declarations whose methods can't return errors; the first is reported.
     pub problems: Vec<Error>,
     pub compiled: bool,
