@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use millstream_common::{
     config::{Address, Config},
-    failure::FailureKind,
+    failure::{Failure, FailureKind},
     ids::{BatchId, Epoch, ExecutorId, StageId, TaskId},
     protocol::{
         Application, QueryGrant, RegisterReply, SharedFile, StageLaunch, TaskInput, TaskOutput,
