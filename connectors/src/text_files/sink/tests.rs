@@ -356,3 +356,19 @@ async fn a_folder_that_can_not_be_written_is_named() {
         .unwrap_err();
     assert!(failure.message.contains("file/.staging"), "{failure}");
 }
+
+#[test]
+fn a_place_is_known_however_it_is_written() {
+    let place = |prefix: &str, suffix: &str| {
+        let mut settings = Settings::new(OUTPUT_ID, prefix);
+        suffix.clone_into(&mut settings.suffix);
+        settings.place()
+    };
+    assert_eq!(place("/out/./counts", ""), "/out/counts");
+    assert_eq!(place("/out//counts", "txt"), "/out/counts-*.txt");
+    assert_eq!(
+        place("S3://bucket/out/counts", ""),
+        "s3://bucket/out/counts"
+    );
+    assert_ne!(place("/out/counts", ""), place("/out/counts", "txt"));
+}
