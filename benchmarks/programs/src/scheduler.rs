@@ -172,6 +172,8 @@ impl Simulation {
             batch_time: BatchTime(0),
             plan: Arc::clone(plan),
             splits: vec![splits],
+            state: Arc::default(),
+            watermarks: Default::default(),
             rerun: false,
         }));
         let mut tasks = 0;
