@@ -3,7 +3,10 @@
 use std::{collections::HashMap, sync::Arc};
 
 use jiff::tz::TimeZone;
-use millstream_common::ids::{OutputIndex, SourceId, StageId};
+use millstream_common::{
+    failure::Failure,
+    ids::{OutputIndex, SourceId, StageId},
+};
 use millstream_dataflow::{
     plan::{Branch, Exchange, ExchangeRef, OutputPlan, Plan, SourcePlan, StagePlan},
     program::{Programs, StageProgram},
@@ -12,7 +15,7 @@ use millstream_driver::output::OutputDriver;
 
 use crate::{
     error::Error,
-    graph::{Build, CloseFn, Erased, Graph, NodeId, Shape, SourceFactory},
+    graph::{Build, CheckFn, CloseFn, Erased, Graph, NodeId, Shape, SourceFactory},
     outputs::Console,
 };
 
@@ -52,6 +55,7 @@ pub struct CompiledJob {
 struct CompiledPrograms {
     plan: Plan,
     programs: Vec<Arc<dyn StageProgram>>,
+    check: Vec<CheckFn>,
     close: Vec<CloseFn>,
 }
 
@@ -62,6 +66,10 @@ impl Programs for CompiledPrograms {
 
     fn program(&self, stage: StageId) -> Option<Arc<dyn StageProgram>> {
         self.programs.get(usize::try_from(stage.0).ok()?).cloned()
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        self.check.iter().try_for_each(|check| check())
     }
 
     fn close(&self) {
@@ -89,6 +97,7 @@ pub(crate) fn compile(graph: &mut Graph, options: &CompileOptions) -> Result<Com
         factories: Vec::new(),
         outputs: Vec::new(),
         kept: HashMap::new(),
+        check: Vec::new(),
         close: Vec::new(),
     };
     for node in 0..compiler.graph.nodes.len() {
@@ -107,6 +116,7 @@ pub(crate) fn compile(graph: &mut Graph, options: &CompileOptions) -> Result<Com
         programs: Arc::new(CompiledPrograms {
             plan: compiler.plan,
             programs: compiler.programs,
+            check: compiler.check,
             close: compiler.close,
         }),
     };
@@ -198,6 +208,7 @@ struct Compiler<'g> {
     outputs: Vec<Arc<dyn OutputDriver>>,
     /// Stages that keep the rows of a node with several users.
     kept: HashMap<NodeId, StageId>,
+    check: Vec<CheckFn>,
     close: Vec<CloseFn>,
 }
 
@@ -264,6 +275,7 @@ impl<'g> Compiler<'g> {
             exchanges,
             program,
             driver,
+            check,
             close,
             empty_to_empty,
             speculative,
@@ -289,6 +301,7 @@ impl<'g> Compiler<'g> {
             stage,
             settings: settings.clone(),
         });
+        self.check.extend(check.clone());
         self.close.extend(close.clone());
         Ok(())
     }

@@ -112,6 +112,10 @@ impl<T: Data, S: Sink<TextRows>> Sink<Vec<T>> for Rendered<S> {
         Ok(Box::new(RenderedWriter(self.0.writer(id, task)?)))
     }
 
+    fn check(&self) -> Result<(), Failure> {
+        self.0.check()
+    }
+
     fn close(&self) {
         self.0.close();
     }

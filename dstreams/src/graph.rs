@@ -83,6 +83,8 @@ pub type SourceFactory = Arc<dyn Fn() -> Result<Box<dyn SourceDriver>, Failure> 
 /// Makes an output's driver half; it is given the output's stable id.
 pub(crate) type OutputFactory =
     Box<dyn Fn(&str, &CompileOptions) -> Arc<dyn OutputDriver> + Send + Sync>;
+/// Whether an executor has what a connector needs of it.
+pub(crate) type CheckFn = Arc<dyn Fn() -> Result<(), Failure> + Send + Sync>;
 /// Lets go of what a connector's executor half holds.
 pub(crate) type CloseFn = Arc<dyn Fn() + Send + Sync>;
 
@@ -112,6 +114,7 @@ pub(crate) enum Shape {
         exchanges: Vec<Exchange>,
         program: ProgramFn,
         driver: OutputFactory,
+        check: Option<CheckFn>,
         close: Option<CloseFn>,
         empty_to_empty: bool,
         speculative: bool,

@@ -122,6 +122,12 @@ impl Application {
         self
     }
 
+    /// The same without a variable that was set before.
+    pub fn without_env(mut self, name: &str) -> Self {
+        self.variables.retain(|(known, _)| known != name);
+        self
+    }
+
     /// The same application as another file, such as another build. Its driver and executors use the same port.
     pub fn with_program(mut self, program: impl Into<PathBuf>) -> Self {
         self.program = program.into();

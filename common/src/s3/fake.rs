@@ -47,6 +47,7 @@ pub(crate) struct Fake {
     next_puts: Mutex<VecDeque<Fault>>,
     always: Mutex<Option<Fault>>,
     overwrites: AtomicBool,
+    lacks_credentials: AtomicBool,
 }
 
 impl Fake {
@@ -57,6 +58,7 @@ impl Fake {
             next_puts: Mutex::default(),
             always: Mutex::default(),
             overwrites: AtomicBool::new(false),
+            lacks_credentials: AtomicBool::new(false),
         })
     }
 
@@ -73,6 +75,11 @@ impl Fake {
     /// Stores whatever is put, as stores do that don't know the header.
     pub(crate) fn ignore_if_none_match(&self) {
         self.overwrites.store(true, Ordering::Release);
+    }
+
+    /// Whether nobody gives credentials.
+    pub(crate) fn lack_credentials(&self, lacks: bool) {
+        self.lacks_credentials.store(lacks, Ordering::Release);
     }
 
     /// Puts that arrived or should have.
@@ -120,7 +127,15 @@ impl fmt::Display for Fake {
     }
 }
 
-impl Backend for Fake {}
+#[async_trait]
+impl Backend for Fake {
+    async fn credentials(&self) -> Result<()> {
+        if self.lacks_credentials.load(Ordering::Acquire) {
+            return Err(error_of(Fault::LoseRequest));
+        }
+        Ok(())
+    }
+}
 
 #[async_trait]
 impl ObjectStore for Fake {

@@ -51,3 +51,28 @@ async fn what_was_not_stored_or_listed_is_an_error() {
     }
     assert_eq!(bucket.get("a").await.unwrap(), None);
 }
+
+#[tokio::test]
+async fn without_credentials_nothing_is_waited_for() {
+    let fake = Fake::new();
+    let bucket = bucket(&fake, Duration::from_secs(600));
+    fake.lack_credentials(true);
+    let bytes = Bytes::from_static(b"x");
+    let errors = [
+        bucket.put("a", bytes.clone()).await.unwrap_err(),
+        bucket.try_create("a", bytes.clone()).await.unwrap_err(),
+        bucket.list("a").await.unwrap_err(),
+        bucket.check("a").await.unwrap_err(),
+        bucket.check_credentials().await.unwrap_err(),
+    ];
+    for error in errors {
+        assert!(matches!(error, Error::Credentials { .. }), "{error}");
+    }
+    assert_eq!(fake.puts(), 0);
+
+    // Where there were some once, new ones are the client's affair.
+    fake.lack_credentials(false);
+    bucket.put("a", bytes.clone()).await.unwrap();
+    fake.lack_credentials(true);
+    bucket.put("a", bytes).await.unwrap();
+}
