@@ -74,6 +74,9 @@ pub struct RegisterReply {
     pub application: ::core::option::Option<Application>,
     #[prost(message, repeated, tag = "3")]
     pub shared_files: ::prost::alloc::vec::Vec<SharedFile>,
+    /// Whether the driver asked for the secret. An executor that has one doesn't stay where others need none.
+    #[prost(bool, tag = "4")]
+    pub asked_for_secret: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Application {

@@ -210,7 +210,10 @@ impl Bucket {
     /// # Errors
     /// When there are none.
     pub async fn check_credentials(&self) -> Result<(), Error> {
-        let asking = self.shared.credentials.get_or_try_init(|| self.ask_for_credentials());
+        let asking = self
+            .shared
+            .credentials
+            .get_or_try_init(|| self.ask_for_credentials());
         asking.await.copied()
     }
 

@@ -88,6 +88,7 @@ impl DriverServer {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), ServerError> {
         let service = pb::driver_server::DriverServer::new(Service {
             cluster: self.cluster,
+            asks_for_secret: self.secret.is_some(),
             shutdown: shutdown.clone(),
         })
         .max_decoding_message_size(self.max_message)
@@ -101,6 +102,7 @@ impl DriverServer {
 
 struct Service {
     cluster: ClusterHandle,
+    asks_for_secret: bool,
     shutdown: CancellationToken,
 }
 
@@ -116,7 +118,10 @@ impl pb::driver_server::Driver for Service {
     ) -> Result<Response<pb::RegisterReply>, Status> {
         let request = RegisterRequest::from(request.into_inner());
         match self.cluster.register(request).await {
-            Ok(reply) => Ok(Response::new(reply.into())),
+            Ok(reply) => Ok(Response::new(pb::RegisterReply {
+                asked_for_secret: self.asks_for_secret,
+                ..reply.into()
+            })),
             Err(failure) => Err(to_status(&failure)),
         }
     }

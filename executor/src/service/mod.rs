@@ -74,7 +74,7 @@ pub enum Error {
     /// It could not be set up on this machine, or the application's graph could not be built.
     #[error("the executor could not start: {0}")]
     Setup(Failure),
-    /// It and the driver don't accept each other's certificates, or only one of them speaks TLS.
+    /// It and the driver don't accept each other's certificates, or only one of them speaks TLS or asks for the secret.
     #[error("no safe connection to the driver: {0}")]
     Unsafe(Failure),
 }

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Error, Executor, ExitReason, Handle, ProgramsFactory,
-    played::{play, play_on, secret},
+    played::{play, play_on, play_openly, secret},
 };
 use crate::{
     Options,
@@ -246,6 +246,16 @@ async fn a_wrong_secret_is_final_and_says_so() {
     assert!(matches!(error, Error::Refused(_)));
     assert_eq!(error.code(), refusal::UNAUTHENTICATED);
     assert!(error.to_string().contains("auth.secret"), "{error}");
+}
+
+#[tokio::test]
+async fn an_executor_with_a_secret_does_not_stay_where_none_is_asked_for() {
+    let stage = play_openly().await;
+    let executor = start(&stage.address, "right");
+    let error = executor.end().await.expect_err("no safe connection");
+    assert!(matches!(error, Error::Unsafe(_)) && error.is_misconfigured());
+    assert_eq!(error.code(), refusal::UNAUTHENTICATED);
+    assert!(error.to_string().contains("asks for none"), "{error}");
 }
 
 #[tokio::test]

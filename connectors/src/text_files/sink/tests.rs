@@ -350,6 +350,9 @@ fn a_place_is_known_however_it_is_written() {
     };
     assert_eq!(place("/out/./counts", ""), "/out/counts");
     assert_eq!(place("/out//counts", "txt"), "/out/counts-*.txt");
-    assert_eq!(place("S3://bucket/out/counts", ""), "s3://bucket/out/counts");
+    assert_eq!(
+        place("S3://bucket/out/counts", ""),
+        "s3://bucket/out/counts"
+    );
     assert_ne!(place("/out/counts", ""), place("/out/counts", "txt"));
 }

@@ -179,6 +179,7 @@ impl Running {
                 output,
                 task,
                 executor,
+                failure,
             } => {
                 let query = self.core.query();
                 self.outbox.push_back(message::Event::OutputFetchFailed {
@@ -187,6 +188,7 @@ impl Running {
                     output,
                     task,
                     executor,
+                    failure,
                 });
             }
             Action::Abort { batch } => {

@@ -528,6 +528,7 @@ fn an_output_that_cannot_read_a_kept_block_gets_it_made_again() {
         output: OutputIndex(0),
         task: kept.task,
         executor: kept.executor,
+        failure: unread(),
     });
     let again = bench.of(0, kept.task.partition);
     assert_eq!(again.id.attempt, 1);
@@ -541,6 +542,46 @@ fn an_output_that_cannot_read_a_kept_block_gets_it_made_again() {
     );
     bench.output_done(0, 0);
     assert_eq!(bench.done.len(), 1);
+}
+
+fn unread() -> Box<Failure> {
+    let failure = Failure::new(FailureKind::Io, "connection refused").with_code("tls.certificate");
+    Box::new(failure)
+}
+
+#[test]
+fn why_an_output_could_not_read_is_told_at_once_and_at_the_end() {
+    let graph = plan(vec![stage(vec![source()], vec![Exchange::Keep])], &[0]);
+    let mut bench = Bench::new(&[1, 1]);
+    bench.run(0, &graph, splits(1));
+    bench.succeed_stage(0);
+    while bench.failed.is_empty() {
+        let (_, results) = bench.ready.last().expect("ready");
+        let kept = results[0].kept.clone().expect("kept");
+        bench.handle(Event::OutputFetchFailed {
+            query: QUERY,
+            batch: BatchId(0),
+            output: OutputIndex(0),
+            task: kept.task,
+            executor: kept.executor,
+            failure: unread(),
+        });
+        assert!(bench.ready.len() < 10, "it goes on for ever");
+        if bench.failed.is_empty() {
+            bench.succeed_stage(0);
+        }
+    }
+    let told = bench
+        .notes
+        .iter()
+        .filter(|note| matches!(note, Note::OutputMissed { failure, .. } if *failure == unread()));
+    assert_eq!(told.count(), 1);
+    let failure = &bench.failed[0].1;
+    assert_eq!(failure.code, "tls.certificate");
+    assert!(
+        failure.to_string().contains("connection refused"),
+        "{failure}"
+    );
 }
 
 #[test]

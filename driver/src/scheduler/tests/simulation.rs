@@ -770,6 +770,7 @@ impl Sim {
                 output: OutputIndex(output),
                 task,
                 executor: on,
+                failure: Box::new(Failure::new(FailureKind::Io, "not there")),
             });
             return true;
         }

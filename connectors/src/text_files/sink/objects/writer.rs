@@ -83,7 +83,9 @@ impl Sink<TextRows> for ObjectSink {
         let Ok(runtime) = Handle::try_current() else {
             return Ok(());
         };
-        runtime.block_on(bucket.check_credentials()).map_err(failure)
+        runtime
+            .block_on(bucket.check_credentials())
+            .map_err(failure)
     }
 }
 
