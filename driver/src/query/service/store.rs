@@ -415,10 +415,11 @@ mod tests {
         let mut written = BTreeMap::new();
         for batch in 0..24 {
             for name in [Name::Offsets(BatchId(batch)), Name::Commit(BatchId(batch))] {
-                let bytes = Bytes::from(name.to_string());
-                let put = store.put_if_absent(&name.to_string(), bytes.clone());
-                assert_eq!(put.await.expect("put"), PutOutcome::Won);
-                written.insert(name.to_string(), bytes);
+                let name = name.to_string();
+                let bytes = Bytes::from(name.clone());
+                let put = store.put_if_absent(&name, bytes.clone()).await;
+                assert_eq!(put.expect("put"), PutOutcome::Won);
+                written.insert(name, bytes);
             }
         }
         let reading = tokio::time::timeout(Duration::from_secs(60), storage.read());
