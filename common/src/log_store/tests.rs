@@ -8,6 +8,7 @@ use tokio::runtime::{Builder, Runtime};
 fn runtime() -> Runtime {
     Builder::new_multi_thread()
         .worker_threads(2)
+        .enable_time()
         .build()
         .unwrap()
 }
