@@ -87,9 +87,7 @@ pub(super) fn meaning(error: &ClientError) -> Answer {
     }
     match error {
         // Whatever stands before the store says so too, while the store is away.
-        ClientError::NotFound { .. } if code.is_empty() && status(&text) == Some(404) => {
-            Answer::Passing(said)
-        }
+        _ if code.is_empty() && status(&text) == Some(404) => Answer::Passing(said),
         ClientError::NotFound { .. } => Answer::Absent,
         ClientError::AlreadyExists { .. } | ClientError::Precondition { .. } => Answer::Taken,
         ClientError::PermissionDenied { .. } | ClientError::Unauthenticated { .. } => {
@@ -279,8 +277,11 @@ mod tests {
         };
         assert_eq!(meaning(&answered(&body("NoSuchKey"))), Answer::Absent);
         for of_a_proxy in ["404 page not found", "<html></html>", ""] {
-            let answer = meaning(&answered(of_a_proxy));
-            assert!(matches!(answer, Answer::Passing(_)), "{of_a_proxy}");
+            let of_an_upload = status_of("404 Not Found", of_a_proxy);
+            for error in [answered(of_a_proxy), of_an_upload] {
+                let answer = meaning(&error);
+                assert!(matches!(answer, Answer::Passing(_)), "{error}");
+            }
         }
         let gone = status_of("404 Not Found", &body("NoSuchUpload"));
         assert_eq!(meaning(&gone), Answer::Absent);

@@ -308,7 +308,12 @@ impl Session {
         self.repeat(deadline, SLICE * 10, Some(cancel), |producer, slice| {
             producer.send_offsets_to_transaction(&offsets, &self.group, slice)
         })
-        .map_err(|error| self.explain("write the marker", Some(&error)))?;
+        .map_err(|error| {
+            // A record that was refused ends the transaction before its report is here; the report says why.
+            self.producer.poll(POLL);
+            let refused = self.check("write records").err();
+            refused.unwrap_or_else(|| self.explain("write the marker", Some(&error)))
+        })?;
         cancel.check()
     }
 
