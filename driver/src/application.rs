@@ -21,8 +21,7 @@ use millstream_proto::{
     http::{self, Door},
     tls::{self, Tls},
 };
-use parking_lot::RwLock;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -40,11 +39,12 @@ use crate::{
         error::QueryError,
         event::BatchRules,
         handle::{QueryHandle, Ready},
-        progress::BatchProgress,
         rate::RateOptions,
         service::{BlockReaders, QueryOptions, QueryParts, QueryService, read_metadata},
     },
     scheduler::options::{Nondeterminism, SchedulerOptions, Speculation},
+    streaming::QueryInfo,
+    view::View,
 };
 
 /// How many ports after a default one are tried when it is taken.
@@ -192,6 +192,8 @@ pub struct QuerySetup {
     pub fetcher: Fetcher,
     /// How batches follow each other.
     pub rules: BatchRules,
+    /// What is told of it.
+    pub info: QueryInfo,
     /// What executors need to run it, for a query of an application that is served already ([`Driver::serve`]); without it the query is the application.
     pub program: Option<Bytes>,
 }
@@ -314,6 +316,8 @@ impl Driver {
     /// # Errors
     /// When the parts don't fit together.
     pub async fn run_query(&mut self, setup: QuerySetup) -> Result<QueryHandle, Error> {
+        // Those of queries that ended.
+        while self.tasks.try_join_next().is_some() {}
         let (scheduler, news) = self.cluster.query_port();
         let config = &self.config;
         let application = setup.application;
@@ -353,7 +357,12 @@ impl Driver {
             blocks: block_readers(setup.fetcher),
         };
         let (service, handle) = QueryService::new(options, parts)?;
-        self.view.add(&setup.plan, handle.clone());
+        // From the first batch on.
+        let batches = handle.follow();
+        let (known, forgotten) = self.view.add(&setup.plan, handle.clone(), setup.info);
+        for known in &forgotten {
+            crate::measure::forget(&self.metrics, known);
+        }
         self.tasks.spawn(service.run(self.shutdown.clone()));
         let cluster = self.cluster.clone();
         let ready = handle.clone();
@@ -373,11 +382,9 @@ impl Driver {
                     .await;
             }
         });
-        let followed = handle.clone();
         let metrics = self.metrics.clone();
-        let name = self.view.name.clone();
         self.tasks
-            .spawn(crate::measure::follow(followed, metrics, name));
+            .spawn(crate::measure::follow(known, batches, metrics));
         Ok(handle)
     }
 
@@ -537,114 +544,6 @@ impl BlockReader for KeptBlocks {
             }
         }
     }
-}
-
-/// What REST shows.
-struct View {
-    name: String,
-    build_id: String,
-    config: Config,
-    started_millis: i64,
-    queries: RwLock<Vec<(Arc<Plan>, QueryHandle)>>,
-}
-
-impl View {
-    fn new(name: String, build_id: String, config: Config, started_millis: i64) -> Self {
-        Self {
-            name,
-            build_id,
-            config,
-            started_millis,
-            queries: RwLock::default(),
-        }
-    }
-
-    fn add(&self, plan: &Arc<Plan>, handle: QueryHandle) {
-        self.queries.write().push((Arc::clone(plan), handle));
-    }
-}
-
-impl ApplicationView for View {
-    fn application(&self) -> Value {
-        let queries = self.queries.read();
-        let query = |(plan, handle): &(Arc<Plan>, QueryHandle)| {
-            let status = handle.status().borrow().clone();
-            json!({
-                "state": format!("{:?}", handle.state()),
-                "running_batch": status.running.map(|(batch, _)| batch),
-                "queued_batches": status.queued,
-                "waits_for_executor": status.waits_for_executor,
-                "waits_for_source": status.waits_for_source,
-                "plan": **plan,
-            })
-        };
-        json!({
-            "name": self.name,
-            "version": env!("CARGO_PKG_VERSION"),
-            "build_id": self.build_id,
-            "process_id": std::process::id(),
-            "started_millis": self.started_millis,
-            "configuration": self.config.effective(),
-            "queries": queries.iter().map(query).collect::<Vec<_>>(),
-        })
-    }
-
-    fn batches(&self) -> Value {
-        let queries = self.queries.read();
-        let mut batches: Vec<Value> = Vec::new();
-        for (_, handle) in queries.iter() {
-            batches.extend(handle.recent().iter().rev().map(|batch| show_batch(batch)));
-        }
-        Value::Array(batches)
-    }
-
-    fn stages(&self) -> Value {
-        let queries = self.queries.read();
-        let mut stages = Vec::new();
-        for (plan, handle) in queries.iter() {
-            let newest = handle.recent().last().cloned();
-            for (id, stage) in plan.stage_ids() {
-                let index = usize::try_from(id.0).unwrap_or(usize::MAX);
-                let summary = newest
-                    .as_ref()
-                    .and_then(|batch| batch.summary.stages.get(index));
-                stages.push(json!({
-                    "stage": id,
-                    "name": stage.name,
-                    "operators": stage.operators,
-                    "batch": newest.as_ref().map(|batch| batch.batch),
-                    "tasks": summary.map(|summary| summary.tasks),
-                    "millis": summary.map(|summary| summary.micros as f64 / 1e3),
-                    "input_rows": summary.map(|summary| summary.input_rows),
-                    "shuffle_rows": summary.map(|summary| summary.shuffle_rows),
-                }));
-            }
-        }
-        Value::Array(stages)
-    }
-}
-
-fn show_batch(batch: &BatchProgress) -> Value {
-    let source = |source: &crate::query::progress::SourceProgress| json!({"id": source.id, "splits": source.splits, "rows": source.rows, "lag": source.lag});
-    json!({
-        "query": batch.query,
-        "epoch": batch.epoch,
-        "batch": batch.batch,
-        "batch_time": batch.batch_time,
-        "rerun": batch.rerun,
-        "scheduling_delay_millis": batch.scheduling_delay_millis,
-        "processing_millis": batch.processing_millis,
-        "total_delay_millis": batch.total_delay_millis(),
-        "queued": batch.queued,
-        "input_rows": batch.input_rows(),
-        "output_rows": batch.summary.counts.output_rows,
-        "malformed": batch.summary.counts.malformed,
-        "shuffle_rows": batch.summary.counts.shuffle_rows_written,
-        "spilled_bytes": batch.summary.counts.spilled_bytes,
-        "tasks": batch.summary.tasks,
-        "retries": batch.summary.retries,
-        "sources": batch.sources.iter().map(source).collect::<Vec<_>>(),
-    })
 }
 
 #[cfg(test)]

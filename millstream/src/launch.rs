@@ -235,58 +235,66 @@ where
     }
 
     fn try_execute(self, flags: &ExecutorArgs) -> Result<ExitCode> {
-        let build_id = Mutex::new(Some(BuildId::begin()?));
-        let mut config = flags.config()?;
-        let mut drivers = flags.driver.clone();
-        let mut orphaned = None;
-        if flags.child {
-            let orders;
-            (orders, orphaned) = take_orders()?;
-            config = orders.configuration(&config)?;
-            drivers = vec![orders.driver];
-        }
-        begin(&config)?;
-        let mut options = Options::of_config(config.clone())?;
-        options.has_parent = flags.child;
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let link = GrpcLink::new(
-            &drivers,
-            options.secret.as_ref(),
-            &options.tls,
-            config.get(keys::RPC_CONNECT_TIMEOUT),
-            config.get(keys::RPC_MAX_MESSAGE).as_len(),
-            clock,
-        )
-        .map_err(|error| Error::usage(error.to_string()))?;
         let job = Arc::clone(&self.job);
         let programs: ProgramsFactory = Arc::new(move |application: &Application| {
+            if application.parallelism == 0 {
+                return Err(other_program());
+            }
             let ssc = StreamingContext::new(application.clone(), Side::Executor);
             let arguments: A = ssc.arguments()?;
             job(&ssc, arguments).map_err(|error| job_failed(&error))?;
             Ok(ssc.compile(&CompileOptions::default())?.programs)
         });
-        let take_build_id: millstream_executor::BuildId = Arc::new(move || {
-            let Some(build_id) = build_id.lock().take() else {
-                return Err(Failure::new(
-                    FailureKind::Internal,
-                    "the build id is taken once",
-                ));
-            };
-            build_id.wait().map_err(|error| {
-                Failure::caused_by(FailureKind::Io, "could not read this executable", &error)
-            })
-        });
-        let executor = Executor::new(options, programs, take_build_id, Arc::new(link));
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name("io")
-            .enable_all()
-            .build()?;
-        let reason = runtime.block_on(run_executor(executor, orphaned))?;
-        runtime.shutdown_background();
-        tracing::debug!(?reason, "executor exits");
-        Ok(ExitCode::SUCCESS)
+        execute(flags, programs)
     }
+}
+
+/// Runs an executor of these programs to its end.
+pub(crate) fn execute(flags: &ExecutorArgs, programs: ProgramsFactory) -> Result<ExitCode> {
+    let build_id = Mutex::new(Some(BuildId::begin()?));
+    let mut config = flags.config()?;
+    let mut drivers = flags.driver.clone();
+    let mut orphaned = None;
+    if flags.child {
+        let orders;
+        (orders, orphaned) = take_orders()?;
+        config = orders.configuration(&config)?;
+        drivers = vec![orders.driver];
+    }
+    begin(&config)?;
+    let mut options = Options::of_config(config.clone())?;
+    options.has_parent = flags.child;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let link = GrpcLink::new(
+        &drivers,
+        options.secret.as_ref(),
+        &options.tls,
+        config.get(keys::RPC_CONNECT_TIMEOUT),
+        config.get(keys::RPC_MAX_MESSAGE).as_len(),
+        clock,
+    )
+    .map_err(|error| Error::usage(error.to_string()))?;
+    let take_build_id: millstream_executor::BuildId = Arc::new(move || {
+        let Some(build_id) = build_id.lock().take() else {
+            return Err(Failure::new(
+                FailureKind::Internal,
+                "the build id is taken once",
+            ));
+        };
+        build_id.wait().map_err(|error| {
+            Failure::caused_by(FailureKind::Io, "could not read this executable", &error)
+        })
+    });
+    let executor = Executor::new(options, programs, take_build_id, Arc::new(link));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("io")
+        .enable_all()
+        .build()?;
+    let reason = runtime.block_on(run_executor(executor, orphaned))?;
+    runtime.shutdown_background();
+    tracing::debug!(?reason, "executor exits");
+    Ok(ExitCode::SUCCESS)
 }
 
 pub(crate) async fn run_executor(
@@ -313,6 +321,16 @@ pub(crate) async fn run_executor(
         });
     }
     Ok(executor.run(shutdown).await?)
+}
+
+/// Only a driver of Structured queries has no partition count for all of them.
+fn other_program() -> Failure {
+    Failure::new(
+        FailureKind::BadInput,
+        "the driver runs Structured queries, and this program has none; run the driver's executable, or `millstream executor` where it has no functions of its own",
+    )
+    .with_code("session.build_mismatch")
+    .with_retry(Retry::Never)
 }
 
 fn job_failed(error: &Error) -> Failure {
