@@ -65,6 +65,7 @@ pub struct ExecutorArgs {
     /// Task slots [default: the machine's cores]
     #[arg(long, value_name = "N")]
     pub cores: Option<u32>,
+    /// Configuration, as every program takes it.
     #[command(flatten)]
     pub common: CommonArgs,
     /// Takes its orders from a driver of `local-cluster` on standard input
