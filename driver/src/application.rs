@@ -1,9 +1,12 @@
 //! A driver as a whole: the cluster's service, its servers, and the queries that run on it.
 
+mod view;
+
 use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use millstream_common::{
     config::{Address, Config, OnNondeterminism, keys},
     failure::{Failure, FailureKind},
@@ -25,6 +28,7 @@ use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use self::view::View;
 use crate::{
     blocks::Fetcher,
     cluster::{
@@ -138,7 +142,12 @@ impl Checkpoint {
     ///
     /// # Errors
     /// When it can't be opened or read.
-    pub async fn open(config: &Config) -> Result<Self, Error> {
+    pub fn open(config: &Config) -> BoxFuture<'_, Result<Self, Error>> {
+        // Boxed, as `start` and `stop` are: compiled here, not again in each crate that awaits it.
+        Box::pin(Self::open_and_probe(config))
+    }
+
+    async fn open_and_probe(config: &Config) -> Result<Self, Error> {
         let Some(location) = config.get(keys::CHECKPOINT_LOCATION) else {
             return Ok(Self {
                 store: Arc::new(MemoryLogStore::new()),
@@ -203,7 +212,11 @@ impl Driver {
     ///
     /// # Errors
     /// When an address that was asked for is taken.
-    pub async fn start(options: DriverOptions) -> Result<Self, Error> {
+    pub fn start(options: DriverOptions) -> BoxFuture<'static, Result<Self, Error>> {
+        Box::pin(Self::start_services(options))
+    }
+
+    async fn start_services(options: DriverOptions) -> Result<Self, Error> {
         let DriverOptions {
             name,
             config,
@@ -315,7 +328,7 @@ impl Driver {
     ///
     /// # Errors
     /// When the parts don't fit together.
-    pub async fn run_query(&mut self, setup: QuerySetup) -> Result<QueryHandle, Error> {
+    pub fn run_query(&mut self, setup: QuerySetup) -> Result<QueryHandle, Error> {
         // Those of queries that ended.
         while self.tasks.try_join_next().is_some() {}
         let (scheduler, news) = self.cluster.query_port();
@@ -389,9 +402,11 @@ impl Driver {
     }
 
     /// Ends everything that still runs. Executors are told to shut down.
-    pub async fn stop(mut self) {
-        self.shutdown.cancel();
-        while self.tasks.join_next().await.is_some() {}
+    pub fn stop(mut self) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            self.shutdown.cancel();
+            while self.tasks.join_next().await.is_some() {}
+        })
     }
 }
 

@@ -31,7 +31,7 @@
 //! }
 //! ```
 
-use std::{process::ExitCode, sync::mpsc};
+use std::process::ExitCode;
 
 use clap::FromArgMatches;
 
@@ -43,7 +43,8 @@ use crate::{
     build_id::BuildId,
     cli::{self, LaunchArgs, Role},
     launch::{
-        EXIT_UNCOMMITTED, Ready, begin, execute, fail, start_children_of, with_secret, write_ready,
+        EXIT_UNCOMMITTED, Ready, begin, execute, fail, start_children_of, stop_children,
+        with_secret, write_ready,
     },
     signals::Signals,
 };
@@ -138,13 +139,7 @@ where
     let outcome = job(&session, arguments).map_err(Into::into);
     let stopped = session.stop();
     if let Some(children) = children {
-        let (told, done) = mpsc::sync_channel(1);
-        session.runtime()?.spawn(async move {
-            children.stop().await;
-            let _ = told.send(());
-        });
-        // Broken off only with the runtime.
-        let _ = done.recv();
+        stop_children(children, session.runtime()?);
     }
     outcome?;
     if stopped? {

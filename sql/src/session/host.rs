@@ -278,7 +278,7 @@ impl Host {
             let handle = {
                 let mut driver = driver.lock().await;
                 let driver = driver.as_mut().ok_or_else(ended)?;
-                driver.run_query(setup).await?
+                driver.run_query(setup)?
             };
             let ready = handle.ready().await.map_err(Error::Query)?;
             Ok::<_, Error>((ready.query, handle))

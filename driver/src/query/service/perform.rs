@@ -195,6 +195,7 @@ impl Running {
                 output,
                 task,
                 executor,
+                failure,
             } => {
                 let query = self.core.query();
                 self.outbox.push_back(message::Event::OutputFetchFailed {
@@ -203,6 +204,7 @@ impl Running {
                     output,
                     task,
                     executor,
+                    failure,
                 });
             }
             Action::Abort { batch } => {

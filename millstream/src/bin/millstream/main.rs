@@ -3,7 +3,7 @@
 //! Layout: one module a subcommand.
 //! - `executor`: an executor of Structured Streaming programs, with the feature `sql`
 //! - `certs`: certificates for TLS between driver and executors
-//! - `new`: a crate with a job (`new/names`: what it can be called; `new/templates`: its files)
+//! - `new`: a crate with a job (`new/names`: what it can be called; `new/templates`: its files; `new/workspaces`: which workspaces would take it in)
 
 mod certs;
 mod new;
