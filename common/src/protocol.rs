@@ -303,10 +303,38 @@ pub struct TaskOutput {
     /// The state of the partition's stateful operators after this batch: by operator all its files, oldest first. A task that left an operator's
     /// state as it was lists the files that it was given.
     pub state: Vec<StateFile>,
-    /// The latest event time seen by each operator that watches one, milliseconds since the Unix epoch.
-    pub event_time_maxima: BTreeMap<String, i64>,
+    /// The event times seen by each operator that watches them.
+    pub event_times: BTreeMap<String, EventTimesSeen>,
     /// Counts taken once, from the winning attempt.
     pub counts: TaskCounts,
+}
+
+/// Event times that were seen, milliseconds since the Unix epoch; at least one.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EventTimesSeen {
+    /// The earliest.
+    pub min: i64,
+    /// The latest.
+    pub max: i64,
+    /// Their mean.
+    pub mean: f64,
+    /// How many.
+    pub count: u64,
+}
+
+impl EventTimesSeen {
+    /// With these others.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        let count = self.count.saturating_add(other.count);
+        let share = other.count as f64 / count.max(1) as f64;
+        Self {
+            min: self.min.min(other.min),
+            max: self.max.max(other.max),
+            mean: self.mean + (other.mean - self.mean) * share,
+            count,
+        }
+    }
 }
 
 /// Counts of one attempt.
@@ -338,6 +366,37 @@ pub struct TaskCounts {
     pub state_rows_updated: u64,
     /// Groups of state that were let go.
     pub state_rows_removed: u64,
+    /// Memory of the state after the task, bytes.
+    pub state_memory_bytes: u64,
+    /// Finding and changing the groups that were touched, microseconds.
+    pub state_update_micros: u64,
+    /// Finding the groups that are over, microseconds.
+    pub state_removal_micros: u64,
+    /// Making the changes of state durable, microseconds.
+    pub state_commit_micros: u64,
+}
+
+impl TaskCounts {
+    /// Adds another task's.
+    pub fn add(&mut self, other: &Self) {
+        self.input_rows += other.input_rows;
+        self.input_bytes += other.input_bytes;
+        self.malformed += other.malformed;
+        self.shuffle_rows_read += other.shuffle_rows_read;
+        self.shuffle_rows_written += other.shuffle_rows_written;
+        self.output_rows += other.output_rows;
+        self.spilled_bytes += other.spilled_bytes;
+        self.kafka_records += other.kafka_records;
+        self.kafka_ranges_buffered += other.kafka_ranges_buffered;
+        self.kafka_ranges_awaited += other.kafka_ranges_awaited;
+        self.late_rows += other.late_rows;
+        self.state_rows_updated += other.state_rows_updated;
+        self.state_rows_removed += other.state_rows_removed;
+        self.state_memory_bytes += other.state_memory_bytes;
+        self.state_update_micros += other.state_update_micros;
+        self.state_removal_micros += other.state_removal_micros;
+        self.state_commit_micros += other.state_commit_micros;
+    }
 }
 
 /// What one attempt left at a sink, for `commits/<batch>` and the driver half.

@@ -86,6 +86,11 @@ pub trait SourceDriver: Send {
         None
     }
 
+    /// The newest position that the last [`plan`](Self::plan) saw, in the terms of [`PlannedInput::position`], for a source that knows it; for progress.
+    fn latest(&self) -> Option<Value> {
+        None
+    }
+
     /// How far the committed position is behind what there is, per partition label; for metrics.
     fn lag(&self) -> Vec<(String, u64)> {
         Vec::new()

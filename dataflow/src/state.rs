@@ -147,6 +147,8 @@ impl StateFolder {
 
     /// Makes `state/<operator>/<partition>` with every folder above it that isn't there, each durable.
     fn make_folder(&self, folder: &Path) -> std::io::Result<()> {
+        // A checkpoint that was deleted isn't made anew.
+        fs::metadata(&self.checkpoint)?;
         fs::create_dir_all(folder)?;
         if self.fsync {
             let above = folder.ancestors().skip(1);

@@ -47,6 +47,8 @@ use crate::{
         service::{BlockReaders, QueryOptions, QueryParts, QueryService, read_metadata},
     },
     scheduler::options::{Nondeterminism, SchedulerOptions, Speculation},
+    streaming::QueryInfo,
+    view::View,
 };
 
 /// How many ports after a default one are tried when it is taken.
@@ -199,6 +201,8 @@ pub struct QuerySetup {
     pub fetcher: Fetcher,
     /// How batches follow each other.
     pub rules: BatchRules,
+    /// What is told of it.
+    pub info: QueryInfo,
     /// What executors need to run it, for a query of an application that is served already ([`Driver::serve`]); without it the query is the application.
     pub program: Option<Bytes>,
 }
@@ -325,6 +329,8 @@ impl Driver {
     /// # Errors
     /// When the parts don't fit together.
     pub fn run_query(&mut self, setup: QuerySetup) -> Result<QueryHandle, Error> {
+        // Those of queries that ended.
+        while self.tasks.try_join_next().is_some() {}
         let (scheduler, news) = self.cluster.query_port();
         let config = &self.config;
         let application = setup.application;
@@ -364,7 +370,12 @@ impl Driver {
             blocks: block_readers(setup.fetcher),
         };
         let (service, handle) = QueryService::new(options, parts)?;
-        self.view.add(&setup.plan, handle.clone());
+        // From the first batch on.
+        let batches = handle.follow();
+        let (known, forgotten) = self.view.add(&setup.plan, handle.clone(), setup.info);
+        for known in &forgotten {
+            crate::measure::forget(&self.metrics, known);
+        }
         self.tasks.spawn(service.run(self.shutdown.clone()));
         let cluster = self.cluster.clone();
         let ready = handle.clone();
@@ -384,11 +395,9 @@ impl Driver {
                     .await;
             }
         });
-        let followed = handle.clone();
         let metrics = self.metrics.clone();
-        let name = self.view.name.clone();
         self.tasks
-            .spawn(crate::measure::follow(followed, metrics, name));
+            .spawn(crate::measure::follow(known, batches, metrics));
         Ok(handle)
     }
 

@@ -1,12 +1,13 @@
 //! What the driver serves over HTTP: Prometheus metrics and the REST API, read-only.
 //!
-//! `GET /` lists them: `/metrics`, `/healthz`, `/api/v1/application`, `/api/v1/batches`, `/api/v1/stages`, `/api/v1/executors`.
+//! `GET /` lists them: `/metrics`, `/healthz`, `/api/v1/application`, `/api/v1/queries`,
+//! `/api/v1/queries/{query}/progress`, `/api/v1/batches`, `/api/v1/stages`, `/api/v1/executors`.
 
 use std::{io, net::SocketAddr, sync::Arc};
 
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{Path, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
@@ -25,7 +26,10 @@ A Millstream driver. What it serves, read-only:
 /metrics              metrics, for Prometheus
 /healthz              whether it lives
 /api/v1/application   the application, its configuration, and its queries with their plans
-/api/v1/batches       the newest batches
+/api/v1/queries       its queries: those that run, and the newest that ended
+/api/v1/queries/QUERY/progress
+                      the newest batches of one of them, by its name, id or run id
+/api/v1/batches       the newest batches of all
 /api/v1/stages        the stages of the plan, with the newest batch
 /api/v1/executors     the executors
 ";
@@ -34,6 +38,10 @@ A Millstream driver. What it serves, read-only:
 pub trait ApplicationView: Send + Sync {
     /// Name, id, start time, configuration, queries with their plans.
     fn application(&self) -> Value;
+    /// Each query with its newest progress, under Spark's names.
+    fn queries(&self) -> Value;
+    /// The recent progress of a query, by its name, id or run id; nothing when there is none.
+    fn progress(&self, query: &str) -> Option<Value>;
     /// Recent batches, newest first.
     fn batches(&self) -> Value;
     /// Stages of the plan with what they came to in the newest batch.
@@ -73,6 +81,8 @@ impl HttpServer {
             .route("/metrics", get(encode_metrics))
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/api/v1/application", get(|State(shared): State<Arc<Shared>>| async move { Json(shared.view.application()) }))
+            .route("/api/v1/queries", get(|State(shared): State<Arc<Shared>>| async move { Json(shared.view.queries()) }))
+            .route("/api/v1/queries/{query}/progress", get(progress))
             .route("/api/v1/batches", get(|State(shared): State<Arc<Shared>>| async move { Json(shared.view.batches()) }))
             .route("/api/v1/stages", get(|State(shared): State<Arc<Shared>>| async move { Json(shared.view.stages()) }))
             .route("/api/v1/executors", get(executors))
@@ -101,6 +111,13 @@ async fn encode_metrics(State(shared): State<Arc<Shared>>) -> Response {
         shared.metrics.encode(),
     )
         .into_response()
+}
+
+async fn progress(State(shared): State<Arc<Shared>>, Path(query): Path<String>) -> Response {
+    match shared.view.progress(&query) {
+        Some(recent) => Json(recent).into_response(),
+        None => (StatusCode::NOT_FOUND, "there is no such query\n").into_response(),
+    }
 }
 
 async fn executors(State(shared): State<Arc<Shared>>) -> Response {

@@ -9,6 +9,8 @@
 //! - [`output`]: the contract of the driver half of outputs
 //! - [`query`]: the life of a query: claim, plan, log, run, commit, publish, purge, recover
 //! - [`scheduler`]: which task runs where: a state machine without IO
+//! - [`streaming`]: what a query tells of itself, under Spark's names
+//! - `view`: what REST shows of an application and its queries
 
 pub mod application;
 pub mod blocks;
@@ -18,3 +20,5 @@ mod measure;
 pub mod output;
 pub mod query;
 pub mod scheduler;
+pub mod streaming;
+mod view;

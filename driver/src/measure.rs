@@ -6,12 +6,17 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use millstream_common::{
     log_store::{self, LogStore, PutOutcome},
-    telemetry::metrics::{BatchLabels, BatchOutcome, LagLabels, Metrics, QueryLabel},
+    telemetry::metrics::{
+        BatchLabels, BatchOutcome, DriverMetrics, LagLabels, Metrics, OperatorLabels, QueryLabel,
+    },
     time::Clock,
 };
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::{Receiver, error::RecvError};
 
-use crate::query::{entries, handle::QueryHandle, progress::BatchProgress};
+use crate::{
+    query::{entries, progress::BatchProgress},
+    view::Known,
+};
 
 /// A log store that measures how long entries of the offset log take to write.
 pub(crate) struct MeasuredStore {
@@ -60,15 +65,21 @@ impl LogStore for MeasuredStore {
 }
 
 /// Counts every batch of the query until it is over; then its gauges are dropped.
-pub(crate) async fn follow(query: QueryHandle, metrics: Metrics, name: String) {
-    let mut batches = query.follow();
-    let label = QueryLabel {
-        query: name.clone(),
-    };
-    let mut lagging: BTreeSet<(String, String)> = BTreeSet::new();
+pub(crate) async fn follow(
+    query: Arc<Known>,
+    mut batches: Receiver<Arc<BatchProgress>>,
+    metrics: Metrics,
+) {
+    // However this ends.
+    let _counted = query.counted.clone().drop_guard();
+    if let Some(before) = &query.before {
+        // The last query of this label drops its gauges first.
+        before.cancelled().await;
+    }
+    let mut followed = Followed::new(&query, &metrics);
     loop {
         match batches.recv().await {
-            Ok(batch) => count(&metrics, &label, &batch, &mut lagging),
+            Ok(batch) => followed.count(&batch),
             // The counts of batches that were missed are missing from the metrics, nowhere else.
             Err(RecvError::Lagged(missed)) => {
                 tracing::warn!(missed, "batches went by faster than they could be counted")
@@ -76,63 +87,162 @@ pub(crate) async fn follow(query: QueryHandle, metrics: Metrics, name: String) {
             Err(RecvError::Closed) => break,
         }
     }
-    if query.await_termination().await.is_err() {
-        let failed = BatchLabels {
-            query: name.clone(),
-            outcome: BatchOutcome::Failed,
-        };
+    if query.handle.await_termination().await.is_err() {
+        let failed = followed.outcome(BatchOutcome::Failed);
         metrics.driver().batches.with(&failed).inc();
     }
-    metrics.driver().queued_batches.remove(&label);
-    for (source, partition) in lagging {
-        metrics.driver().source_lag.remove(&LagLabels {
-            query: name.clone(),
-            source,
-            partition,
+    followed.drop_gauges();
+}
+
+/// Drops what was counted of a query that is shown no longer.
+pub(crate) fn forget(metrics: &Metrics, query: &Known) {
+    let driver = metrics.driver();
+    let label = QueryLabel {
+        query: query.label.clone(),
+    };
+    for outcome in [BatchOutcome::Committed, BatchOutcome::Failed] {
+        driver.batches.remove(&BatchLabels {
+            query: query.label.clone(),
+            outcome,
         });
+    }
+    driver.batch_processing.remove(&label);
+    driver.batch_scheduling_delay.remove(&label);
+    driver.input_records.remove(&label);
+    for stage in &query.plan.stages {
+        for operator in &stage.stateful {
+            let labels = OperatorLabels {
+                query: query.label.clone(),
+                operator: operator.id.clone(),
+            };
+            driver.state_rows_updated.remove(&labels);
+            driver.state_rows_removed.remove(&labels);
+            driver.state_late_rows.remove(&labels);
+        }
     }
 }
 
-fn count(
-    metrics: &Metrics,
-    label: &QueryLabel,
-    batch: &BatchProgress,
-    lagging: &mut BTreeSet<(String, String)>,
-) {
-    let driver = metrics.driver();
-    let completed = BatchLabels {
-        query: label.query.clone(),
-        outcome: BatchOutcome::Committed,
-    };
-    driver.batches.with(&completed).inc();
-    driver
-        .batch_processing
-        .with(label)
-        .observe(millis(batch.processing_millis));
-    driver
-        .batch_scheduling_delay
-        .with(label)
-        .observe(millis(batch.scheduling_delay_millis));
-    driver
-        .queued_batches
-        .with(label)
-        .set(i64::try_from(batch.queued).unwrap_or(i64::MAX));
-    driver.input_records.with(label).inc_by(batch.input_rows());
-    driver.stages.inc_by(batch.summary.stages.len() as u64);
-    for source in &batch.sources {
-        for (partition, lag) in &source.lag {
-            let labels = LagLabels {
-                query: label.query.clone(),
-                source: source.id.clone(),
-                partition: partition.clone(),
-            };
-            driver
-                .source_lag
-                .with(&labels)
-                .set(i64::try_from(*lag).unwrap_or(i64::MAX));
-            lagging.insert((source.id.clone(), partition.clone()));
+/// What of a query's metrics there is.
+struct Followed<'m> {
+    driver: &'m DriverMetrics,
+    label: QueryLabel,
+    /// Its gauges are nobody else's.
+    has_gauges: bool,
+    lagging: BTreeSet<(String, String)>,
+    operators: BTreeSet<String>,
+}
+
+impl<'m> Followed<'m> {
+    fn new(query: &Known, metrics: &'m Metrics) -> Self {
+        Self {
+            driver: metrics.driver(),
+            label: QueryLabel {
+                query: query.label.clone(),
+            },
+            has_gauges: !query.info.is_passing,
+            lagging: BTreeSet::new(),
+            operators: BTreeSet::new(),
         }
     }
+
+    fn outcome(&self, outcome: BatchOutcome) -> BatchLabels {
+        BatchLabels {
+            query: self.label.query.clone(),
+            outcome,
+        }
+    }
+
+    fn lag_of(&self, source: &str, partition: &str) -> LagLabels {
+        LagLabels {
+            query: self.label.query.clone(),
+            source: source.to_owned(),
+            partition: partition.to_owned(),
+        }
+    }
+
+    fn operator(&self, operator: &str) -> OperatorLabels {
+        OperatorLabels {
+            query: self.label.query.clone(),
+            operator: operator.to_owned(),
+        }
+    }
+
+    fn count(&mut self, batch: &BatchProgress) {
+        let driver = self.driver;
+        let label = &self.label;
+        let completed = self.outcome(BatchOutcome::Committed);
+        driver.batches.with(&completed).inc();
+        driver
+            .batch_processing
+            .with(label)
+            .observe(millis(batch.processing_millis));
+        driver
+            .batch_scheduling_delay
+            .with(label)
+            .observe(millis(batch.scheduling_delay_millis));
+        driver.input_records.with(label).inc_by(batch.input_rows());
+        driver.stages.inc_by(batch.summary.stages.len() as u64);
+        if self.has_gauges {
+            self.set_gauges(batch);
+        }
+        for state in &batch.state {
+            let labels = self.operator(&state.operator);
+            let counts = &state.counts;
+            let updated = driver.state_rows_updated.with(&labels);
+            updated.inc_by(counts.state_rows_updated);
+            let removed = driver.state_rows_removed.with(&labels);
+            removed.inc_by(counts.state_rows_removed);
+            let late = driver.state_late_rows.with(&labels);
+            late.inc_by(counts.late_rows);
+        }
+    }
+
+    fn set_gauges(&mut self, batch: &BatchProgress) {
+        let driver = self.driver;
+        driver
+            .queued_batches
+            .with(&self.label)
+            .set(gauge(batch.queued as u64));
+        for source in &batch.sources {
+            for (partition, lag) in &source.lag {
+                let labels = self.lag_of(&source.id, partition);
+                driver.source_lag.with(&labels).set(gauge(*lag));
+                self.lagging.insert((source.id.clone(), partition.clone()));
+            }
+        }
+        for state in &batch.state {
+            let labels = self.operator(&state.operator);
+            driver.state_rows.with(&labels).set(gauge(state.rows));
+            driver
+                .state_file_bytes
+                .with(&labels)
+                .set(gauge(state.bytes));
+            let memory = state.counts.state_memory_bytes;
+            driver.state_memory.with(&labels).set(gauge(memory));
+            self.operators.insert(state.operator.clone());
+        }
+    }
+
+    fn drop_gauges(&self) {
+        if !self.has_gauges {
+            return;
+        }
+        let driver = self.driver;
+        driver.queued_batches.remove(&self.label);
+        for (source, partition) in &self.lagging {
+            driver.source_lag.remove(&self.lag_of(source, partition));
+        }
+        for operator in &self.operators {
+            let labels = self.operator(operator);
+            driver.state_rows.remove(&labels);
+            driver.state_file_bytes.remove(&labels);
+            driver.state_memory.remove(&labels);
+        }
+    }
+}
+
+fn gauge(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 fn millis(millis: f64) -> Duration {

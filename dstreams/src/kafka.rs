@@ -5,13 +5,12 @@ use std::{collections::BTreeMap, sync::Arc};
 use millstream_common::{
     config::{self, keys},
     failure::{Failure, FailureKind, Fault, Retry},
-    ids::BatchId,
     time::{Clock, SystemClock},
 };
 use millstream_connectors::{
     kafka::{
         KafkaDriver, KafkaSplits, OnDataLoss, Settings, Subscription, compile_pattern,
-        sink::{self, KafkaSink, KafkaSinkDriver},
+        sink::{self, Configured, KafkaSink, KafkaSinkDriver},
     },
     source::SourceDriver,
 };
@@ -196,10 +195,7 @@ impl DStream<ProducerRecord> {
             (graph.config.clone(), graph.build_id.clone())
         };
         let mut settings = producer.settings;
-        settings.transaction_timeout = config.get(keys::KAFKA_SINK_TRANSACTION_TIMEOUT);
-        settings.on_nondeterminism = config.get(keys::DETERMINISM_CHECK);
-        settings.accept_mixed_batch = config.get(keys::KAFKA_SINK_ACCEPT_MIXED_BATCH).map(BatchId);
-        settings.accept_duplicates = config.get(keys::KAFKA_SINK_ACCEPT_DUPLICATES);
+        settings.configure(&Configured::of(&config));
         settings.build_id = build_id;
         let fingerprint = settings.fingerprint();
         let settings = Arc::new(settings);

@@ -26,6 +26,7 @@ use millstream_common::{
 use millstream_driver::{
     application::{self, Checkpoint, Driver, DriverOptions, QuerySetup},
     blocks::{FetchBlock, GrpcFetch},
+    streaming::QueryInfo,
 };
 use millstream_executor::{self as executor, Executor, Options, ProgramsFactory};
 use millstream_proto::auth::Secret;
@@ -168,9 +169,11 @@ impl Prepared {
                     )
                 }
             };
+            let info = QueryInfo::of_plan(&application.name, &job.plan);
             let setup = QuerySetup {
                 plan: Arc::new(job.plan),
                 sources,
+                info,
                 outputs: job.outputs,
                 application,
                 fingerprint,

@@ -42,7 +42,7 @@ pub(crate) struct LaunchArgs {
 /// Flags of both roles.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Configuration")]
-pub(crate) struct CommonArgs {
+pub struct CommonArgs {
     /// Sets a configuration key; may be given many times. Wins over MILLSTREAM_GROUP__KEY variables, which win over --config
     #[arg(long, value_name = "KEY=VALUE")]
     pub conf: Vec<String>,
@@ -53,7 +53,7 @@ pub(crate) struct CommonArgs {
 
 /// Flags of an executor.
 #[derive(Args, Clone, Debug)]
-pub(crate) struct ExecutorArgs {
+pub struct ExecutorArgs {
     /// Addresses of the driver, tried in turn; it may start later
     #[arg(
         long,
@@ -65,6 +65,7 @@ pub(crate) struct ExecutorArgs {
     /// Task slots [default: the machine's cores]
     #[arg(long, value_name = "N")]
     pub cores: Option<u32>,
+    /// Configuration, as every program takes it.
     #[command(flatten)]
     pub common: CommonArgs,
     /// Takes its orders from a driver of `local-cluster` on standard input
@@ -207,11 +208,7 @@ impl LaunchArgs {
 }
 
 impl ExecutorArgs {
-    /// The configuration that the flags, variables and file give.
-    ///
-    /// # Errors
-    /// Everything that is wrong with it.
-    pub fn config(&self) -> Result<Config, config::Error> {
+    pub(crate) fn config(&self) -> Result<Config, config::Error> {
         let mut builder = self.common.builder();
         if let Some(cores) = self.cores {
             builder = builder.flag("--cores", keys::EXECUTOR_CORES, cores);

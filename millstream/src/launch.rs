@@ -192,6 +192,9 @@ where
     fn execute(self, flags: &ExecutorArgs) -> ExitCode {
         let job = self.job;
         let programs: ProgramsFactory = Arc::new(move |application: &Application| {
+            if application.parallelism == 0 {
+                return Err(other_program());
+            }
             let ssc = StreamingContext::new(application.clone(), Side::Executor);
             let arguments: A = ssc.arguments()?;
             job(&ssc, arguments).map_err(|error| job_failed(&error))?;
@@ -346,6 +349,16 @@ async fn run_executor(
         });
     }
     Ok(executor.run(shutdown).await?)
+}
+
+/// Only a driver of Structured queries has no partition count for all of them.
+fn other_program() -> Failure {
+    Failure::new(
+        FailureKind::BadInput,
+        "the driver runs Structured queries, and this program has none; run the driver's executable, or `millstream executor` where it has no functions of its own",
+    )
+    .with_code("session.build_mismatch")
+    .with_retry(Retry::Never)
 }
 
 fn job_failed(error: &Error) -> Failure {

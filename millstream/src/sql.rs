@@ -35,6 +35,7 @@ use std::process::ExitCode;
 
 use clap::FromArgMatches;
 
+pub use crate::cli::ExecutorArgs;
 pub use clap::Args;
 pub use millstream_sql::*;
 
@@ -83,6 +84,14 @@ where
         }
     };
     match done {
+        Ok(code) => code,
+        Err(error) => fail(&error),
+    }
+}
+
+/// Runs an executor of programs that have no functions of their own, whichever they are: what `millstream executor` does.
+pub fn execute_any(flags: &ExecutorArgs) -> ExitCode {
+    match execute(flags, executor_programs(Registry::default())) {
         Ok(code) => code,
         Err(error) => fail(&error),
     }

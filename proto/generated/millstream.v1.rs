@@ -191,12 +191,24 @@ pub struct TaskOutput {
     pub state: ::prost::alloc::vec::Vec<StateFile>,
     #[prost(message, optional, tag = "5")]
     pub counts: ::core::option::Option<TaskCounts>,
-    /// Milliseconds by operator.
-    #[prost(btree_map = "string, sint64", tag = "6")]
-    pub event_time_maxima: ::prost::alloc::collections::BTreeMap<
+    /// By operator.
+    #[prost(btree_map = "string, message", tag = "6")]
+    pub event_times: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
-        i64,
+        EventTimesSeen,
     >,
+}
+/// Milliseconds.
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct EventTimesSeen {
+    #[prost(sint64, tag = "1")]
+    pub min: i64,
+    #[prost(sint64, tag = "2")]
+    pub max: i64,
+    #[prost(double, tag = "3")]
+    pub mean: f64,
+    #[prost(uint64, tag = "4")]
+    pub count: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ExchangeOutput {
@@ -240,6 +252,14 @@ pub struct TaskCounts {
     pub state_rows_updated: u64,
     #[prost(uint64, tag = "13")]
     pub state_rows_removed: u64,
+    #[prost(uint64, tag = "14")]
+    pub state_memory_bytes: u64,
+    #[prost(uint64, tag = "15")]
+    pub state_update_micros: u64,
+    #[prost(uint64, tag = "16")]
+    pub state_removal_micros: u64,
+    #[prost(uint64, tag = "17")]
+    pub state_commit_micros: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SinkCommit {

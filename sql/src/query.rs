@@ -3,12 +3,15 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use millstream_common::ids::QueryId;
-use millstream_driver::query::handle::{QueryHandle, QueryState};
+use millstream_driver::{
+    query::handle::{QueryHandle, QueryState},
+    streaming::QueryInfo,
+};
 use uuid::Uuid;
 
 use crate::{
     error::Error,
-    progress::{Identity, StreamingQueryProgress, StreamingQueryStatus},
+    progress::{StreamingQueryProgress, StreamingQueryStatus},
     session::Session,
 };
 
@@ -22,12 +25,11 @@ pub struct StreamingQuery {
 /// A query, as its session knows it.
 pub(crate) struct Running {
     pub(crate) id: QueryId,
-    pub(crate) run: Uuid,
-    pub(crate) name: Option<String>,
     pub(crate) handle: QueryHandle,
-    pub(crate) checkpoint: String,
+    /// Where, unless it is the driver's memory.
+    pub(crate) checkpoint: Option<String>,
     pub(crate) description: Description,
-    pub(crate) has_event_time: bool,
+    pub(crate) info: QueryInfo,
 }
 
 /// A query in words.
@@ -35,7 +37,6 @@ pub(crate) struct Running {
 pub(crate) struct Description {
     pub(crate) logical: String,
     pub(crate) physical: String,
-    pub(crate) sources: Vec<String>,
     pub(crate) sink: String,
 }
 
@@ -50,7 +51,7 @@ impl fmt::Debug for StreamingQuery {
         formatter
             .debug_struct("StreamingQuery")
             .field("id", &self.running.id)
-            .field("name", &self.running.name)
+            .field("name", &self.running.info.name)
             .finish()
     }
 }
@@ -60,6 +61,11 @@ impl StreamingQuery {
         Self { running, session }
     }
 
+    #[cfg(test)]
+    pub(crate) fn checkpoint(&self) -> Option<&str> {
+        self.running.checkpoint.as_deref()
+    }
+
     /// Its identity: that of its checkpoint.
     pub fn id(&self) -> Uuid {
         self.running.id.0
@@ -67,60 +73,27 @@ impl StreamingQuery {
 
     /// The identity of this run.
     pub fn run_id(&self) -> Uuid {
-        self.running.run
+        self.running.info.run_id
     }
 
     /// Its name, where it has one.
     pub fn name(&self) -> Option<&str> {
-        self.running.name.as_deref()
+        self.running.info.name.as_deref()
     }
 
     /// What it does now.
     pub fn status(&self) -> StreamingQueryStatus {
-        let status = self.running.handle.status().borrow().clone();
-        let is_trigger_active = status.running.is_some();
-        let message = if !self.is_active() {
-            "Stopped".to_owned()
-        } else if status.waits_for_executor {
-            "Waiting for an executor".to_owned()
-        } else if let Some(source) = status.waits_for_source {
-            format!("Waiting for source {source}")
-        } else if is_trigger_active {
-            "Processing new data".to_owned()
-        } else {
-            "Waiting for data to arrive".to_owned()
-        };
-        StreamingQueryStatus {
-            message,
-            is_data_available: is_trigger_active || status.queued > 0,
-            is_trigger_active,
-        }
+        StreamingQueryStatus::of(&self.running.handle)
     }
 
     /// The newest batches, at most a thousand, oldest first.
     pub fn recent_progress(&self) -> Vec<StreamingQueryProgress> {
-        let running = &self.running;
-        let identity = Identity {
-            id: running.id.0,
-            run_id: running.run,
-            name: running.name.as_deref(),
-            sources: &running.description.sources,
-            sink: &running.description.sink,
-            has_event_time: running.has_event_time,
-        };
-        let batches = running.handle.recent();
-        let mut before = None;
-        let mut progress = Vec::with_capacity(batches.len());
-        for batch in &batches {
-            progress.push(StreamingQueryProgress::of(&identity, batch, before));
-            before = Some(batch.as_ref());
-        }
-        progress
+        StreamingQueryProgress::recent(&self.running.info, &self.running.handle)
     }
 
     /// The newest batch.
     pub fn last_progress(&self) -> Option<StreamingQueryProgress> {
-        self.recent_progress().pop()
+        StreamingQueryProgress::last(&self.running.info, &self.running.handle)
     }
 
     /// How it is computed: the logical plan, and the physical one before it is cut into stages.

@@ -6,6 +6,7 @@ use std::{
     future::poll_fn,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
@@ -21,6 +22,7 @@ use millstream_common::{
     failure::{Failure, FailureKind, Retry},
     protocol::{StateFile, TaskInput, TaskOutput},
     routing::PartitionCount,
+    time::{Clock, SystemClock},
 };
 use millstream_dataflow::{
     program::{StageProgram, TaskContext},
@@ -57,6 +59,7 @@ pub(crate) struct SqlStage {
     sources: Arc<[ExecutorSource]>,
     context: SharedContext,
     zone: TimeZone,
+    clock: SystemClock,
 }
 
 enum Input {
@@ -178,6 +181,7 @@ impl SqlStage {
             sources: Arc::clone(sources),
             context: Arc::clone(context),
             zone: zone.clone(),
+            clock: SystemClock::new(),
         })
     }
 
@@ -357,10 +361,13 @@ impl SqlStage {
                 "state restored"
             );
         }
+        let begun = self.clock.now();
         let changed = self.merge(state, table, arrived, task)?;
+        let merged = self.clock.now();
         let id = task.id;
         let operator = &state.spec.operator;
         let over = Over::of(table, &changed, &state.spec, task).map_err(task_failure)?;
+        let parted = self.clock.now();
         task.counts.state_rows_updated += over.kept.num_rows() as u64;
         task.counts.state_rows_removed += over.removed.len() as u64;
         let files = table.change(over.kept, over.removed, &mut |kind, content| {
@@ -373,6 +380,11 @@ impl SqlStage {
             partition = id.partition,
             attempt = id.attempt
         );
+        let counts = &mut task.counts;
+        counts.state_update_micros += micros(merged.since(begun));
+        counts.state_removal_micros += micros(parted.since(merged));
+        counts.state_commit_micros += micros(self.clock.now().since(parted));
+        counts.state_memory_bytes = table.memory() as u64;
         let given = match state.spec.emit {
             Emit::All => table.all().map_err(task_failure)?,
             Emit::Changed => changed,
@@ -432,6 +444,10 @@ impl SqlStage {
     }
 }
 
+fn micros(taken: Duration) -> u64 {
+    u64::try_from(taken.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// So often merged rows are merged again.
 const MOST_MERGES: usize = 4;
 
@@ -479,7 +495,7 @@ impl StageProgram for SqlStage {
                 })?;
             }
         }
-        output.event_time_maxima = event_time::take_seen();
+        output.event_times = event_time::take_seen();
         Ok(output)
     }
 }

@@ -1,6 +1,7 @@
 //! Whole queries in this process, from files to the console.
 
 mod golden;
+mod managing;
 mod streams;
 
 use std::{

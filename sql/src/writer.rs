@@ -17,7 +17,7 @@ use crate::{
     output_mode::OutputMode,
     plan::{check, cut, rewrite},
     query::{Description, StreamingQuery},
-    session::{NewQuery, Session},
+    session::{NewQuery, Progress, Session},
     sinks::{SinkSpec, Wanted, memory::MemoryTable},
     sources::Bounds,
     table,
@@ -177,7 +177,9 @@ impl DataStreamWriter {
         let name = self.name.clone();
         let query = session.begin(NewQuery {
             name: self.name,
-            checkpoint,
+            checkpoint: checkpoint.map_or(Progress::Default, Progress::At),
+            recovers: !matches!(sink, SinkSpec::Memory) || mode == OutputMode::Complete,
+            is_passing: false,
             description: planned.description,
             trigger: self.trigger.rule(),
             bounds: Bounds {
@@ -239,7 +241,6 @@ impl Planned {
             physical: datafusion::physical_plan::displayable(physical.as_ref())
                 .indent(false)
                 .to_string(),
-            sources: Vec::new(),
             sink: sink.description(),
         };
         let zone = session.zone_name().to_owned();
@@ -262,9 +263,16 @@ pub(crate) fn collect(
     let planned = Planned::of(session, plan, None, &sink)?;
     let table = MemoryTable::new(&planned.schema);
     let output = sink.driver(&planned.schema, OutputMode::Append, Some(&table), session);
+    // Deleted at the end.
+    let scratch = session.scratch()?;
+    let checkpoint = scratch
+        .as_ref()
+        .map(|folder| folder.path().display().to_string());
     let query = session.begin(NewQuery {
         name: None,
-        checkpoint: Some(session.scratch_checkpoint()?),
+        checkpoint: checkpoint.map_or(Progress::Forgotten, Progress::At),
+        recovers: true,
+        is_passing: true,
         description: planned.description,
         trigger: Trigger::Once.rule(),
         bounds: Bounds {

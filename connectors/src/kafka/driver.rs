@@ -405,6 +405,10 @@ impl SourceDriver for KafkaDriver {
         Ok(())
     }
 
+    fn latest(&self) -> Option<Value> {
+        to_value(&self.ends).ok()
+    }
+
     fn lag(&self) -> Vec<(String, u64)> {
         let behind = |(place, end): (&Place, &i64)| {
             let committed = self.committed.get(place).copied().unwrap_or(*end);

@@ -31,6 +31,7 @@ use millstream_common::{
     ids::{BatchId, Epoch, QueryId},
     time::Tick,
 };
+use serde_json::Value;
 
 use self::{
     batch::{Batch, Step},
@@ -69,6 +70,8 @@ pub struct QueryCore {
     purge: Purge,
     state: StateVersions,
     event_times: EventTimes,
+    /// By source, what its progress showed last.
+    shown: Vec<Value>,
     waits_for_executor: bool,
     wake_at: Option<Tick>,
     status: QueryStatus,
@@ -118,6 +121,7 @@ impl QueryCore {
             guard: Guard::default(),
             state: StateVersions::default(),
             event_times: EventTimes::default(),
+            shown: Vec::new(),
             waits_for_executor: false,
             wake_at: None,
             status: QueryStatus::default(),
@@ -206,7 +210,7 @@ impl QueryCore {
                 source,
                 result,
             } if life == self.life => self.planned(now, batch, source, result),
-            Event::News(news) => self.news(news),
+            Event::News(news) => self.news(now, news),
             Event::Completed {
                 life,
                 batch,
@@ -236,7 +240,7 @@ impl QueryCore {
         }
     }
 
-    fn news(&mut self, news: QueryNews) -> Result<(), QueryError> {
+    fn news(&mut self, now: Tick, news: QueryNews) -> Result<(), QueryError> {
         match news {
             QueryNews::OutputReady {
                 batch,
@@ -246,7 +250,7 @@ impl QueryCore {
                 self.output_ready(batch, output, results);
                 Ok(())
             }
-            QueryNews::BatchDone { batch, summary } => self.batch_done(batch, summary),
+            QueryNews::BatchDone { batch, summary } => self.batch_done(now, batch, summary),
             QueryNews::BatchFailed { batch, failure } => self.batch_failed(batch, failure),
             QueryNews::NoExecutor { batch } => {
                 self.no_executor(batch);
@@ -356,7 +360,7 @@ impl QueryCore {
             Some(entries::Name::Offsets(batch)) => {
                 match self.found_other::<entries::Offsets>(name, found)? {
                     Found::Ours => {
-                        self.logged(batch);
+                        self.logged(now, batch);
                         Ok(())
                     }
                     Found::Older => Ok(()),

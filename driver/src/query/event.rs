@@ -201,6 +201,8 @@ pub struct SourcePlanned {
     pub seen: Option<Value>,
     /// How far the source is behind, by partition label.
     pub lag: Vec<(String, u64)>,
+    /// The newest position that it saw, where it knows.
+    pub latest: Option<Value>,
 }
 
 /// What happened. Answers carry the life in which they were asked for; the machine ignores those of an earlier one.

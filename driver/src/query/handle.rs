@@ -42,7 +42,7 @@ pub struct Ready {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum StopWish {
+pub(crate) enum StopWish {
     None,
     Graceful,
     Now,
@@ -64,9 +64,9 @@ pub struct QueryHandle {
 }
 
 /// The service's side of the handle.
-pub(super) struct Desk {
+pub(crate) struct Desk {
     pub(super) ready: watch::Sender<Option<Ready>>,
-    pub(super) ended: watch::Sender<Option<Ended>>,
+    pub(crate) ended: watch::Sender<Option<Ended>>,
     pub(super) status: watch::Sender<QueryStatus>,
     latest: watch::Sender<Option<Arc<BatchProgress>>>,
     batches: broadcast::Sender<Arc<BatchProgress>>,
@@ -76,7 +76,7 @@ pub(super) struct Desk {
     _stop: Arc<watch::Sender<StopWish>>,
 }
 
-pub(super) fn pair() -> (Desk, QueryHandle) {
+pub(crate) fn pair() -> (Desk, QueryHandle) {
     let (ready, ready_seen) = watch::channel(None);
     let (ended, ended_seen) = watch::channel(None);
     let (status, status_seen) = watch::channel(QueryStatus::default());
@@ -127,6 +127,16 @@ impl QueryHandle {
         } else {
             QueryState::Initialized
         }
+    }
+
+    /// The query's id, once it is claimed and checked.
+    pub fn id(&self) -> Option<QueryId> {
+        self.ready.borrow().as_ref().map(|ready| ready.query)
+    }
+
+    /// How the query ended, once it has.
+    pub fn ended(&self) -> Option<Ended> {
+        self.ended.borrow().clone()
     }
 
     /// Resolves when the query is claimed and checked.

@@ -1,10 +1,10 @@
 //! What is told of batches: to the log, the API and the user.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use millstream_common::{
     ids::{BatchId, Epoch, QueryId},
-    protocol::Watermarks,
+    protocol::{TaskCounts, Watermarks},
     time::BatchTime,
 };
 use serde_json::Value;
@@ -33,6 +33,8 @@ pub struct BatchProgress {
     pub processing_millis: f64,
     /// Batches that wait behind it.
     pub queued: usize,
+    /// How long its parts took.
+    pub parts: PartTimes,
     /// The event-time watermarks it ran with.
     pub watermarks: Watermarks,
     /// What each source gave.
@@ -55,6 +57,19 @@ impl BatchProgress {
     }
 }
 
+/// How long the parts of a batch took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PartTimes {
+    /// Asking the sources what is new.
+    pub planning: Duration,
+    /// Writing its entry of the offset log.
+    pub logging: Duration,
+    /// Its tasks and its outputs.
+    pub running: Duration,
+    /// Writing its commit, and making what it wrote seen.
+    pub committing: Duration,
+}
+
 /// An operator's state after a batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StateProgress {
@@ -66,6 +81,8 @@ pub struct StateProgress {
     pub bytes: u64,
     /// Partitions that have any.
     pub partitions: u32,
+    /// What the tasks of its stage came to in the batch.
+    pub counts: TaskCounts,
 }
 
 /// What a source gave a batch.
@@ -75,10 +92,16 @@ pub struct SourceProgress {
     pub id: String,
     /// Splits.
     pub splits: usize,
-    /// The source's position after the batch, in its own terms.
+    /// The source's position before the batch; null where it has none.
+    pub before: Value,
+    /// The source's position after the batch, in its own terms. That of a source which has none is the newest batch that took something of it.
     pub position: Value,
+    /// The newest position that the source saw when the batch was planned; null where it doesn't know.
+    pub latest: Value,
     /// Rows, where the source could tell beforehand.
     pub rows: Option<u64>,
+    /// Rows read.
+    pub read: u64,
     /// How far the source was behind when the batch was planned, by partition label.
     pub lag: Vec<(String, u64)>,
 }

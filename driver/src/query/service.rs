@@ -229,6 +229,7 @@ impl QueryService {
             span,
             tasks: JoinSet::new(),
             timer: None,
+            state_memory: BTreeMap::new(),
             added: None,
         };
         let mut result = running.serve(shutdown, inbox, self.news).await;
@@ -262,6 +263,8 @@ struct Running {
     /// What is being done; each gives the event to tell.
     tasks: JoinSet<Option<Event>>,
     timer: Option<Timer>,
+    /// Memory of state, by stage and partition, as the newest tasks told it.
+    state_memory: BTreeMap<(usize, u32), u64>,
     added: Option<QueryGrant>,
 }
 

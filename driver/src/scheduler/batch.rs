@@ -497,42 +497,54 @@ impl Batch {
         }
     }
 
+    /// The source that a task reads.
+    fn source_of(&self, stage: usize, partition: u32) -> Option<usize> {
+        let (branch, _) = self.stages.get(stage)?.branch_of(partition)?;
+        match self.branch(stage, branch)? {
+            Branch::Source(source) => usize::try_from(source.0).ok(),
+            Branch::Exchanges(_) => None,
+        }
+    }
+
     /// What the batch came to, from winning attempts alone.
     pub(super) fn summary(&self) -> BatchSummary {
         let mut summary = BatchSummary {
             retries: self.retries,
+            source_rows: vec![0; self.run.plan.sources.len()],
             ..BatchSummary::default()
         };
-        for stage in &self.stages {
+        for (index, stage) in self.stages.iter().enumerate() {
             let mut of_stage = StageSummary {
                 micros: stage
                     .first_launch
                     .map_or(0, |first| stage.last_success.0.saturating_sub(first.0)),
                 ..StageSummary::default()
             };
-            for winner in stage.tasks.iter().filter_map(|task| task.winner.as_ref()) {
+            for (partition, task) in (0u32..).zip(&stage.tasks) {
+                let Some(winner) = &task.winner else {
+                    continue;
+                };
                 let counts = &winner.output.counts;
                 of_stage.tasks += 1;
-                of_stage.input_rows += counts.input_rows;
-                of_stage.shuffle_rows += counts.shuffle_rows_written;
-                let total = &mut summary.counts;
-                total.input_rows += counts.input_rows;
-                total.input_bytes += counts.input_bytes;
-                total.malformed += counts.malformed;
-                total.late_rows += counts.late_rows;
-                total.state_rows_updated += counts.state_rows_updated;
-                total.state_rows_removed += counts.state_rows_removed;
-                total.shuffle_rows_read += counts.shuffle_rows_read;
-                total.shuffle_rows_written += counts.shuffle_rows_written;
-                total.output_rows += counts.output_rows;
-                total.spilled_bytes += counts.spilled_bytes;
+                of_stage.counts.add(counts);
+                if let Some(rows) = self
+                    .source_of(index, partition)
+                    .and_then(|source| summary.source_rows.get_mut(source))
+                {
+                    *rows += counts.input_rows;
+                }
+                if !winner.output.state.is_empty() {
+                    let memory = (partition, counts.state_memory_bytes);
+                    of_stage.state_memory.push(memory);
+                }
                 summary.state.extend(winner.output.state.iter().cloned());
-                for (operator, time) in &winner.output.event_time_maxima {
-                    let maximum = summary.event_time_maxima.entry(operator.clone());
-                    let maximum = maximum.or_insert(*time);
-                    *maximum = (*maximum).max(*time);
+                for (operator, seen) in &winner.output.event_times {
+                    let known = summary.event_times.get(operator);
+                    let both = known.map_or(*seen, |known| known.and(seen));
+                    summary.event_times.insert(operator.clone(), both);
                 }
             }
+            summary.counts.add(&of_stage.counts);
             summary.tasks += u64::from(of_stage.tasks);
             summary.stages.push(of_stage);
         }

@@ -6,7 +6,8 @@ use millstream_common::{
     failure::Failure,
     ids::{BatchId, Epoch, ExecutorId, OutputIndex, QueryId, TaskId},
     protocol::{
-        QueryGrant, QueryProgram, StageLaunch, StateFile, TaskCounts, TaskReport, Watermarks,
+        EventTimesSeen, QueryGrant, QueryProgram, StageLaunch, StateFile, TaskCounts, TaskReport,
+        Watermarks,
     },
     time::{BatchTime, Tick},
 };
@@ -224,23 +225,25 @@ pub struct BatchSummary {
     pub retries: u64,
     /// State files of winning attempts.
     pub state: Vec<StateFile>,
-    /// The latest event times seen, milliseconds by operator.
-    pub event_time_maxima: BTreeMap<String, i64>,
-    /// Per stage: tasks, microseconds from the first launch to the last success.
+    /// Event times seen, by operator.
+    pub event_times: BTreeMap<String, EventTimesSeen>,
+    /// By stage.
     pub stages: Vec<StageSummary>,
+    /// Rows read, by source.
+    pub source_rows: Vec<u64>,
 }
 
 /// What a stage came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StageSummary {
     /// Tasks run.
     pub tasks: u32,
     /// Launch to end, microseconds.
     pub micros: u64,
-    /// Counts of winning attempts: input rows.
-    pub input_rows: u64,
-    /// Rows written to blocks.
-    pub shuffle_rows: u64,
+    /// Summed counts of winning attempts.
+    pub counts: TaskCounts,
+    /// Where the stage keeps state: its memory by partition, bytes. Partitions without a task in the batch are not here.
+    pub state_memory: Vec<(u32, u64)>,
 }
 
 /// Something worth saying.

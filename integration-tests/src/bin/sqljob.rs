@@ -1,9 +1,14 @@
 //! The application of the tests of Structured Streaming: small queries, chosen by `--query`. Built with failpoints.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 use millstream::sql::{
-    Args, DataFrame, OutputMode, Result, Session, avg, col, count, lit, max, min, sum,
+    Args, DataFrame, OutputMode, Registry, Result, Session,
+    arrow::{
+        array::{AsArray, StringArray},
+        datatypes::DataType,
+    },
+    avg, col, count, lit, max, min, sum,
 };
 
 const SCHEMA: &str =
@@ -34,6 +39,9 @@ struct Job {
     /// Files of a batch
     #[arg(long)]
     max_files: Option<u32>,
+    /// Appended to what is written to a topic, so that another build may give other rows
+    #[arg(long, default_value = "")]
+    salt: String,
 }
 
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +54,8 @@ enum Query {
     Whole,
     /// The rows as they are, above a salary.
     Rows,
+    /// Employees by what a function of the program's own makes of their job.
+    Called,
     /// Events of a topic by minute and job, once a minute is over, to Parquet files.
     Windows,
     /// Events of a topic by job, whenever they change, to a topic.
@@ -87,8 +97,14 @@ fn windows(session: &Session, job: &Job) -> Result<()> {
 
 fn running(session: &Session, job: &Job) -> Result<()> {
     events(session, job)?.create_or_replace_temp_view("events")?;
+    let mut count = "CAST(count(*) AS STRING)".to_owned();
+    if !job.salt.is_empty() {
+        count = format!("CAST(concat({count}, '{}') AS STRING)", job.salt);
+    }
     session
-        .sql("SELECT job AS key, CAST(count(*) AS STRING) AS value FROM events GROUP BY job")?
+        .sql(&format!(
+            "SELECT job AS key, {count} AS value FROM events GROUP BY job"
+        ))?
         .write_stream()
         .format("kafka")
         .option("kafka.bootstrap.servers", needed(job.brokers.as_ref()))
@@ -122,6 +138,11 @@ fn job(session: &Session, job: Job) -> Result<()> {
         Query::Rows => employees
             .filter("salary > 1000")?
             .select(["emp_name", "salary"])?,
+        Query::Called => {
+            let called = employees.call("shout", vec![col("job_name")])?;
+            let employees = employees.select([called.alias("job_name")])?;
+            employees.group_by(["job_name"])?.count()?
+        }
         _ => employees.group_by(["job_name"])?.count()?,
     };
     result
@@ -133,6 +154,20 @@ fn job(session: &Session, job: Job) -> Result<()> {
         .await_termination()
 }
 
+/// With this variable in the environment the program has a function of its own.
+const FUNCTIONS: &str = "SQLJOB_FUNCTIONS";
+
+fn functions(registry: &mut Registry) {
+    if std::env::var_os(FUNCTIONS).is_none() {
+        return;
+    }
+    registry.register("shout", &[DataType::Utf8], DataType::Utf8, |columns| {
+        let words = columns[0].as_string::<i32>().iter();
+        let shouted = words.map(|word| word.map(|word| format!("{word}!")));
+        Ok(Arc::new(shouted.collect::<StringArray>()))
+    });
+}
+
 fn main() -> ExitCode {
-    millstream::sql::launch(job)
+    millstream::sql::launch_with(functions, job)
 }

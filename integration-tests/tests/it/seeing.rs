@@ -71,6 +71,7 @@ fn metrics_and_rest_show_what_was_done() {
         "/metrics",
         "/healthz",
         "/api/v1/application",
+        "/api/v1/queries",
         "/api/v1/batches",
         "/api/v1/stages",
         "/api/v1/executors",
@@ -83,6 +84,15 @@ fn metrics_and_rest_show_what_was_done() {
     assert_eq!(application["process_id"], cluster.driver.process.pid());
     let configuration = application["configuration"].to_string();
     assert!(configuration.contains("auth.secret") && !configuration.contains("of-the-tests"));
+
+    let queries = cluster.driver.rest("queries").unwrap();
+    assert_eq!(queries[0]["name"], "testjob");
+    assert_eq!(queries[0]["isActive"], true);
+    assert!(queries[0]["lastProgress"]["batchId"].is_u64(), "{queries}");
+    let progress = cluster.driver.rest("queries/testjob/progress").unwrap();
+    let progress = progress.as_array().unwrap();
+    let read = progress.iter().map(|batch| batch["numInputRows"].as_u64());
+    assert_eq!(read.flatten().sum::<u64>(), LINES as u64);
 
     let batches = cluster.driver.rest("batches").unwrap();
     let batches = batches.as_array().unwrap();

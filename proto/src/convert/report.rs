@@ -2,7 +2,9 @@
 
 use millstream_common::{
     failure::Failure,
-    protocol::{BlockMeta, SinkCommit, StateFile, TaskCounts, TaskOutput, TaskReport},
+    protocol::{
+        BlockMeta, EventTimesSeen, SinkCommit, StateFile, TaskCounts, TaskOutput, TaskReport,
+    },
 };
 
 use super::{ConversionError, json_text, parse_json, require, wire_all};
@@ -52,7 +54,7 @@ impl From<TaskOutput> for pb::TaskOutput {
             result: output.result,
             sink: output.sink.map(Into::into),
             state: wire_all(output.state),
-            event_time_maxima: output.event_time_maxima.into_iter().collect(),
+            event_times: wire_map(output.event_times),
             counts: Some(output.counts.into()),
         }
     }
@@ -72,9 +74,42 @@ impl TryFrom<pb::TaskOutput> for TaskOutput {
             result: output.result,
             sink: output.sink.map(TryInto::try_into).transpose()?,
             state: wire_all(output.state),
-            event_time_maxima: output.event_time_maxima.into_iter().collect(),
+            event_times: wire_map(output.event_times),
             counts: require(output.counts, "TaskOutput", "counts")?.into(),
         })
+    }
+}
+
+/// Values to the wire's, or back.
+fn wire_map<A, B, T, U>(values: A) -> B
+where
+    A: IntoIterator<Item = (String, T)>,
+    B: FromIterator<(String, U)>,
+    T: Into<U>,
+{
+    let values = values.into_iter();
+    values.map(|(name, value)| (name, value.into())).collect()
+}
+
+impl From<EventTimesSeen> for pb::EventTimesSeen {
+    fn from(seen: EventTimesSeen) -> Self {
+        Self {
+            min: seen.min,
+            max: seen.max,
+            mean: seen.mean,
+            count: seen.count,
+        }
+    }
+}
+
+impl From<pb::EventTimesSeen> for EventTimesSeen {
+    fn from(seen: pb::EventTimesSeen) -> Self {
+        Self {
+            min: seen.min,
+            max: seen.max,
+            mean: seen.mean,
+            count: seen.count,
+        }
     }
 }
 
@@ -114,6 +149,10 @@ impl From<TaskCounts> for pb::TaskCounts {
             late_rows: counts.late_rows,
             state_rows_updated: counts.state_rows_updated,
             state_rows_removed: counts.state_rows_removed,
+            state_memory_bytes: counts.state_memory_bytes,
+            state_update_micros: counts.state_update_micros,
+            state_removal_micros: counts.state_removal_micros,
+            state_commit_micros: counts.state_commit_micros,
         }
     }
 }
@@ -134,6 +173,10 @@ impl From<pb::TaskCounts> for TaskCounts {
             late_rows: counts.late_rows,
             state_rows_updated: counts.state_rows_updated,
             state_rows_removed: counts.state_rows_removed,
+            state_memory_bytes: counts.state_memory_bytes,
+            state_update_micros: counts.state_update_micros,
+            state_removal_micros: counts.state_removal_micros,
+            state_commit_micros: counts.state_commit_micros,
         }
     }
 }

@@ -7,9 +7,10 @@ use millstream_common::{
     failure::{Failure, FailureKind, Fault, Retry},
     ids::{BatchId, BlockId, Epoch, ExecutorId, OutputIndex, QueryId, SourceId, StageId, TaskId},
     protocol::{
-        Application, BlockLocation, BlockMeta, Heartbeat, Hello, QueryGrant, QueryProgram,
-        RegisterReply, RegisterRequest, SharedFile, SinkCommit, StageLaunch, StateFile, TaskCounts,
-        TaskInput, TaskOutput, TaskReport, TaskSpec, ToDriver, ToExecutor, Watermarks,
+        Application, BlockLocation, BlockMeta, EventTimesSeen, Heartbeat, Hello, QueryGrant,
+        QueryProgram, RegisterReply, RegisterRequest, SharedFile, SinkCommit, StageLaunch,
+        StateFile, TaskCounts, TaskInput, TaskOutput, TaskReport, TaskSpec, ToDriver, ToExecutor,
+        Watermarks,
     },
     time::BatchTime,
 };
@@ -110,15 +111,15 @@ prop_compose! {
         result in option::of(vec(any::<u8>(), 0..9).prop_map(Bytes::from)),
         sink in option::of((any::<u32>(), any::<u64>(), any::<u64>(), json())),
         state in vec(state_file(), 0..2),
-        event_time_maxima in btree_map(".{0,4}", any::<i64>(), 0..3),
-        counts in any::<[u64; 13]>(),
+        event_times in btree_map(".{0,4}", (any::<i64>(), any::<i64>(), -1e15..1e15, any::<u64>()), 0..3),
+        counts in any::<[u64; 17]>(),
     ) -> TaskOutput {
         TaskOutput {
             exchanges,
             result,
             sink: sink.map(|(partition, rows, checksum, payload)| SinkCommit { partition, rows, checksum, payload }),
             state,
-            event_time_maxima,
+            event_times: event_times.into_iter().map(|(name, (min, max, mean, count))| (name, EventTimesSeen { min, max, mean, count })).collect(),
             counts: TaskCounts {
                 input_rows: counts[0],
                 input_bytes: counts[1],
@@ -133,6 +134,10 @@ prop_compose! {
                 late_rows: counts[10],
                 state_rows_updated: counts[11],
                 state_rows_removed: counts[12],
+                state_memory_bytes: counts[13],
+                state_update_micros: counts[14],
+                state_removal_micros: counts[15],
+                state_commit_micros: counts[16],
             },
         }
     }

@@ -6,8 +6,8 @@
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray},
-    compute::max,
+    array::{Array, ArrayRef, AsArray, PrimitiveArray},
+    compute::{max, min},
     datatypes::{DataType, Field, FieldRef, TimeUnit, TimestampMicrosecondType},
 };
 use datafusion::{
@@ -18,6 +18,8 @@ use datafusion::{
     },
 };
 
+use millstream_common::protocol::EventTimesSeen;
+
 use super::wrong;
 
 pub(crate) const NAME: &str = "event_time";
@@ -25,8 +27,8 @@ pub(crate) const NAME: &str = "event_time";
 const MARK: &str = "millstream.event_time";
 
 thread_local! {
-    /// The latest event times that the task on this thread saw, microseconds by column.
-    static SEEN: RefCell<BTreeMap<String, i64>> = const { RefCell::new(BTreeMap::new()) };
+    /// The event times that the task on this thread saw, by column.
+    static SEEN: RefCell<BTreeMap<String, EventTimesSeen>> = const { RefCell::new(BTreeMap::new()) };
 }
 
 /// Forgets what an earlier task saw.
@@ -34,13 +36,30 @@ pub(crate) fn forget() {
     SEEN.with_borrow_mut(BTreeMap::clear);
 }
 
-/// The latest event times that this task saw, milliseconds by column.
-pub(crate) fn take_seen() -> BTreeMap<String, i64> {
-    let seen = SEEN.with_borrow_mut(std::mem::take);
-    let millis = seen
-        .into_iter()
-        .map(|(column, micros)| (column, micros.div_euclid(1_000)));
-    millis.collect()
+/// The event times that this task saw, by column.
+pub(crate) fn take_seen() -> BTreeMap<String, EventTimesSeen> {
+    SEEN.with_borrow_mut(std::mem::take)
+}
+
+/// Notes the event times of some rows.
+fn note(column: &str, times: &PrimitiveArray<TimestampMicrosecondType>) {
+    let (Some(earliest), Some(latest)) = (min(times), max(times)) else {
+        return;
+    };
+    let count = (times.len() - times.null_count()) as u64;
+    // In whole numbers of a width that a batch of rows can't overflow.
+    let sum: i128 = times.iter().flatten().map(i128::from).sum();
+    let new = EventTimesSeen {
+        min: earliest.div_euclid(1_000),
+        max: latest.div_euclid(1_000),
+        mean: sum as f64 / count as f64 / 1e3,
+        count,
+    };
+    SEEN.with_borrow_mut(|seen| {
+        let known = seen.get(column);
+        let both = known.map_or(new, |known| known.and(&new));
+        seen.insert(column.to_owned(), both);
+    });
 }
 
 /// Whether a field holds event times, or windows of them.
@@ -113,12 +132,7 @@ impl ScalarUDFImpl for EventTimeFunction {
             return Err(wrong("the id of an event_time is text"));
         };
         let times: ArrayRef = column.to_array(arguments.number_rows)?;
-        if let Some(latest) = max(times.as_primitive::<TimestampMicrosecondType>()) {
-            SEEN.with_borrow_mut(|seen| {
-                let known = seen.entry(id.clone()).or_insert(latest);
-                *known = (*known).max(latest);
-            });
-        }
+        note(id, times.as_primitive());
         debug_assert_eq!(times.len(), arguments.number_rows);
         Ok(ColumnarValue::Array(times))
     }

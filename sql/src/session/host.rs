@@ -1,11 +1,18 @@
 //! The driver of a session, and on `local[N]` its executor.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use millstream_common::{
     config::{self, Config, keys},
     failure::{Failure, FailureKind, Retry},
     ids::QueryId,
+    log_store::{Location, parse_location},
     protocol::Application,
     telemetry::metrics::Metrics,
     time::Clock,
@@ -16,6 +23,7 @@ use millstream_driver::{
     blocks::{Fetcher, GrpcFetch},
     cluster::ClusterHandle,
     query::{event::BatchRules, handle::QueryHandle},
+    streaming::QueryInfo,
 };
 use millstream_dstreams::{InProcessFetch, Master, in_process_link};
 use millstream_executor::{Executor, Options};
@@ -25,8 +33,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
-use super::{NewQuery, executor_programs, wait};
+use super::{NewQuery, Progress, executor_programs, wait};
 use crate::{error::Error, program::SessionPrograms, udf::Registry};
 
 /// Threads for IO; they don't compute.
@@ -50,8 +59,15 @@ pub(super) struct Host {
     http: Option<SocketAddr>,
     fetcher: Fetcher,
     executor: Mutex<Option<InProcess>>,
-    /// Checkpoints of queries without one of their own, deleted with the session.
-    temporary: Mutex<Vec<TempDir>>,
+    /// Checkpoints of queries without one of their own that run, or could not be deleted; at the latest deleted with the session.
+    temporary: Arc<Mutex<HashMap<PathBuf, TempDir>>>,
+}
+
+/// A query that was begun.
+pub(super) struct Begun {
+    pub(super) id: QueryId,
+    pub(super) handle: QueryHandle,
+    pub(super) info: QueryInfo,
 }
 
 struct InProcess {
@@ -125,7 +141,7 @@ impl Host {
             runtime: Some(runtime),
             fetcher,
             executor: Mutex::new(executor),
-            temporary: Mutex::default(),
+            temporary: Arc::default(),
             options,
         })
     }
@@ -166,20 +182,46 @@ impl Host {
         self.runtime.as_ref().ok_or_else(|| ended().into())
     }
 
-    /// Opens the query's checkpoint, cuts its plan, and runs it. Returns once it is claimed and checked.
+    /// Opens the query's checkpoint, or one in memory, cuts its plan, and runs it. Returns once it is claimed and checked.
     pub(super) fn begin(
         &self,
         query: NewQuery,
-        location: &str,
-    ) -> Result<(QueryId, QueryHandle, Vec<String>), Error> {
+        run: Uuid,
+        location: Option<&str>,
+    ) -> Result<Begun, Error> {
+        let begun = self.begin_at(query, run, location);
+        let temporary = self.give_up(location);
+        if let (Ok(begun), Some(folder)) = (&begun, temporary) {
+            self.delete_at_the_end(folder, begun.handle.clone())?;
+        }
+        begun
+    }
+
+    /// Lets a query's folder go, which is deleted unless somebody keeps it, if it is a temporary one.
+    pub(super) fn give_up(&self, location: Option<&str>) -> Option<TempDir> {
+        self.temporary.lock().remove(Path::new(location?))
+    }
+
+    fn begin_at(&self, query: NewQuery, run: Uuid, location: Option<&str>) -> Result<Begun, Error> {
         let config = self.options.config.to_builder();
         let config = config
-            .set(keys::CHECKPOINT_LOCATION, Some(location.to_owned()))
+            .set(keys::CHECKPOINT_LOCATION, location.map(str::to_owned))
             .build()?;
         let runtime = self.runtime()?;
         let opened = config.clone();
         let checkpoint = wait(runtime, async move { Checkpoint::open(&opened).await })??;
         let metadata = checkpoint.metadata.as_ref();
+        if let Some(location) = location
+            && metadata.is_some()
+            && !query.recovers
+        {
+            return Err(Error::refused(
+                format!(
+                    "this query does not support recovering from checkpoint location: rows that it had in memory are gone, and {location} says that they were given"
+                ),
+                "give another checkpointLocation, or delete that one to start over",
+            ));
+        }
         let parallelism = metadata
             .map(|metadata| metadata.fingerprint.parallelism)
             .or_else(|| config.get(keys::PARALLELISM))
@@ -188,8 +230,11 @@ impl Host {
         let keeps_state = |stage: &StagePlan| !stage.stateful.is_empty();
         if checkpoint.folder.is_none() && stages.program.plan.stages.iter().any(keeps_state) {
             return Err(Error::refused(
-                format!("an aggregate's state can't be kept in {location}"),
-                "give a checkpoint in a folder that every executor can write to",
+                match location {
+                    Some(location) => format!("an aggregate's state can't be kept in {location}"),
+                    None => "on a cluster an aggregate needs a place for its state".to_owned(),
+                },
+                "give --checkpoint a folder that every executor can write to",
             ));
         }
         let mut sources = Vec::new();
@@ -202,6 +247,14 @@ impl Host {
                 .driver(clock, query.bounds, source.rows.as_ref());
             sources.push(driver?);
         }
+        let info = QueryInfo {
+            run_id: run,
+            name: query.name.clone(),
+            sources: described,
+            sink: query.description.sink.clone(),
+            has_event_time: !query.event_times.is_empty(),
+            is_passing: query.is_passing,
+        };
         let arguments = json!({ "query": query.description.logical, "name": query.name });
         let setup = QuerySetup {
             plan: Arc::new(stages.program.plan.clone()),
@@ -217,36 +270,93 @@ impl Host {
                 waits_for_watermark: stages.waits_for_watermark && !query.event_times.is_empty(),
                 event_times: query.event_times,
             },
+            info: info.clone(),
             program: Some(stages.program.encode()?),
         };
         let driver = Arc::clone(&self.driver);
         let begun = async move {
-            let mut driver = driver.lock().await;
-            let driver = driver.as_mut().ok_or_else(ended)?;
-            let handle = driver.run_query(setup)?;
+            let handle = {
+                let mut driver = driver.lock().await;
+                let driver = driver.as_mut().ok_or_else(ended)?;
+                driver.run_query(setup)?
+            };
             let ready = handle.ready().await.map_err(Error::Query)?;
             Ok::<_, Error>((ready.query, handle))
         };
         let (id, handle) = wait(runtime, begun)??;
         tracing::info!(query = %id, name = query.name, checkpoint = location, "query started");
-        Ok((id, handle, described))
+        Ok(Begun { id, handle, info })
     }
 
-    /// Where a query keeps its checkpoint.
-    pub(super) fn location(&self, query: &NewQuery) -> Result<String, Error> {
+    /// Deletes a query's temporary folder when the query has ended; what can't be deleted then, when the session ends.
+    fn delete_at_the_end(&self, folder: TempDir, query: QueryHandle) -> Result<(), Error> {
+        let path = folder.path().to_owned();
+        self.temporary.lock().insert(path.clone(), folder);
+        let temporary = Arc::clone(&self.temporary);
+        self.runtime()?.spawn(async move {
+            // Why it ended is for whoever waits for it.
+            let _ = query.await_termination().await;
+            let deleted = tokio::task::spawn_blocking(move || {
+                let deleted = std::fs::remove_dir_all(&path);
+                if deleted.is_ok() {
+                    temporary.lock().remove(&path);
+                }
+                deleted
+            });
+            if let Ok(Err(error)) = deleted.await {
+                tracing::debug!(%error, "a query's temporary folder could not be deleted yet");
+            }
+        });
+        Ok(())
+    }
+
+    /// Where a query keeps its checkpoint, if not in memory.
+    pub(super) fn location(&self, query: &NewQuery) -> Result<Option<String>, Error> {
         let root = self.options.config.get(keys::CHECKPOINT_LOCATION);
-        Ok(match (&query.checkpoint, root, &query.name) {
-            (Some(own), _, _) => own.clone(),
-            (None, Some(root), Some(name)) => {
+        let location = match (&query.checkpoint, root, &query.name) {
+            (Progress::Forgotten, _, _) => return Ok(None),
+            (Progress::At(own), _, _) => own.clone(),
+            (Progress::Default, Some(root), Some(name)) => {
                 check_name(name)?;
                 Path::new(&root).join(name).display().to_string()
             }
-            (None, Some(root), None) => root,
-            (None, None, _) => return self.temporary_location(),
+            (Progress::Default, Some(root), None) => root,
+            (Progress::Default, None, _) => self.temporary_location()?,
+        };
+        Ok(Some(location))
+    }
+
+    /// A folder for a query that isn't gone on with. Executors of a cluster reach none but what is below the session's checkpoint; without that its progress is
+    /// in memory, and it has no state.
+    pub(super) fn scratch(&self) -> Result<Option<TempDir>, Error> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".scratch-");
+        let made = if self.options.master != Master::Cluster {
+            builder.tempdir()
+        } else {
+            let Some(root) = self.options.config.get(keys::CHECKPOINT_LOCATION) else {
+                return Ok(None);
+            };
+            let Location::File(root) = parse_location(&root).map_err(|error| {
+                Failure::caused_by(
+                    FailureKind::BadInput,
+                    "the session's checkpoint is no location",
+                    &error,
+                )
+                .with_code("config.checkpoint")
+            })?
+            else {
+                return Ok(None);
+            };
+            std::fs::create_dir_all(&root).and_then(|()| builder.tempdir_in(&root))
+        };
+        made.map(Some).map_err(|error| {
+            let message = "a folder for what a query over fixed data keeps could not be made";
+            Failure::caused_by(FailureKind::Io, message, &error).into()
         })
     }
 
-    pub(super) fn temporary_location(&self) -> Result<String, Error> {
+    fn temporary_location(&self) -> Result<String, Error> {
         if self.options.master == Master::Cluster {
             return Err(Failure::new(
                 FailureKind::BadInput,
@@ -271,8 +381,15 @@ impl Host {
             checkpoint = location,
             "no checkpoint: progress and state are kept in a temporary folder, and the next start begins anew; give --checkpoint to go on where it was"
         );
-        self.temporary.lock().push(folder);
+        self.temporary
+            .lock()
+            .insert(folder.path().to_owned(), folder);
         Ok(location)
+    }
+
+    #[cfg(test)]
+    pub(super) fn temporary_folders(&self) -> Vec<PathBuf> {
+        self.temporary.lock().keys().cloned().collect()
     }
 
     /// Ends the driver; executors are told to shut down.

@@ -10,6 +10,8 @@ mod host;
 mod text;
 
 use std::{
+    fs,
+    path::PathBuf,
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering},
@@ -30,6 +32,7 @@ use millstream_common::{
     protocol::Application,
     time::Clock,
 };
+use millstream_connectors::kafka::sink::Configured;
 use millstream_driver::{
     cluster::ClusterHandle,
     output::OutputDriver,
@@ -42,6 +45,7 @@ use millstream_driver::{
 use millstream_dstreams::Console;
 use millstream_executor::ProgramsFactory;
 use parking_lot::Mutex;
+use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 
@@ -82,15 +86,90 @@ struct Inner {
     zone_name: String,
     console: Console,
     numbers: AtomicU64,
-    queries: Mutex<Vec<Arc<Running>>>,
+    queries: Mutex<Queries>,
     /// What the first query that was broken off left undone.
     unfinished: Mutex<Option<Stopped>>,
+}
+
+/// The queries of a session.
+#[derive(Default)]
+struct Queries {
+    running: Vec<Arc<Running>>,
+    /// Queries that are being begun; their names and checkpoints are taken.
+    starting: Vec<Starting>,
+}
+
+struct Starting {
+    run: Uuid,
+    name: Option<String>,
+    checkpoint: Option<String>,
+    /// It is to end as soon as it runs: gracefully, or at once.
+    stop: Option<bool>,
+}
+
+impl Queries {
+    /// Takes name and checkpoint for a query, so that of two starts at a time one is refused.
+    fn claim(&mut self, claim: Starting) -> Result<(), Error> {
+        self.running.retain(|query| query.is_active());
+        let running = self.running.iter();
+        let running = running.map(|query| (&query.info.name, &query.checkpoint));
+        let starting = self.starting.iter();
+        let known = running.chain(starting.map(|query| (&query.name, &query.checkpoint)));
+        let place = claim.checkpoint.as_deref().map(place_of);
+        for (name, checkpoint) in known {
+            if let Some(name) = claim.name.as_ref().filter(|_| *name == claim.name) {
+                return Err(Error::refused(
+                    format!(
+                        "cannot start query with name {name} as a query with that name is already active"
+                    ),
+                    "stop that one, or give another name",
+                ));
+            }
+            if let Some(location) = &claim.checkpoint
+                && checkpoint.as_deref().map(place_of) == place
+            {
+                return Err(Error::refused(
+                    format!("a query that runs has the checkpoint {location}"),
+                    "stop that one, or name the queries with query_name, or give each an option checkpointLocation",
+                ));
+            }
+        }
+        self.starting.push(claim);
+        Ok(())
+    }
+
+    /// The query was begun, or could not be.
+    fn begun(&mut self, run: Uuid, running: Option<&Arc<Running>>) {
+        let claim = self.starting.iter().position(|claim| claim.run == run);
+        let claim = claim.map(|position| self.starting.swap_remove(position));
+        let Some(running) = running else {
+            return;
+        };
+        if let Some(graceful) = claim.and_then(|claim| claim.stop) {
+            running.handle.stop(graceful);
+        }
+        self.running.push(Arc::clone(running));
+    }
+
+    fn stop(&mut self, graceful: bool) {
+        for query in &self.running {
+            query.handle.stop(graceful);
+        }
+        for query in &mut self.starting {
+            // At once, if that was ever asked for.
+            query.stop = Some(graceful && query.stop.unwrap_or(true));
+        }
+    }
 }
 
 /// A query that is to run.
 pub(crate) struct NewQuery {
     pub(crate) name: Option<String>,
-    pub(crate) checkpoint: Option<String>,
+    pub(crate) checkpoint: Progress,
+    /// What it gave before is still there after a restart.
+    pub(crate) recovers: bool,
+    /// It reads what is there, ends, and is not shown among the queries.
+    pub(crate) is_passing: bool,
     pub(crate) description: Description,
     pub(crate) trigger: Trigger,
     pub(crate) bounds: Bounds,
@@ -99,6 +178,17 @@ pub(crate) struct NewQuery {
     /// Makes the stages for a number of partitions.
     pub(crate) cut: Box<dyn FnOnce(u32) -> Result<Stages, Error> + Send>,
     pub(crate) output: Arc<dyn OutputDriver>,
+}
+
+/// Where a query keeps how far it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// As the session says.
+    Default,
+    /// There.
+    At(String),
+    /// In memory; such a query keeps no state.
+    Forgotten,
 }
 
 /// What an executor of another process runs for sessions with these functions.
@@ -149,7 +239,7 @@ impl Session {
     /// Queries that run.
     pub fn active_queries(&self) -> Vec<StreamingQuery> {
         let queries = self.0.queries.lock();
-        let active = queries.iter().filter(|query| query.is_active());
+        let active = queries.running.iter().filter(|query| query.is_active());
         active
             .map(|query| StreamingQuery::new(Arc::clone(query), self.clone()))
             .collect()
@@ -180,9 +270,7 @@ impl Session {
 
     /// Asks every query to end, after the batch that runs or at once. Doesn't wait.
     pub fn stop_queries(&self, graceful: bool) {
-        for query in self.0.queries.lock().iter() {
-            query.handle.stop(graceful);
-        }
+        self.0.queries.lock().stop(graceful);
     }
 
     /// Ends every query and the driver. Says whether all batches that were begun are committed.
@@ -239,13 +327,19 @@ impl Session {
         self.0.host.config().get(keys::FILE_SINK_FSYNC)
     }
 
-    pub(crate) fn accepts_duplicates(&self) -> bool {
-        self.0.host.config().get(keys::KAFKA_SINK_ACCEPT_DUPLICATES)
+    /// What the configuration says of Kafka sinks.
+    pub(crate) fn kafka_sinks(&self) -> Configured {
+        Configured::of(self.0.host.config())
     }
 
-    /// A folder for a query that isn't gone on with.
-    pub(crate) fn scratch_checkpoint(&self) -> Result<String, Error> {
-        self.0.host.temporary_location()
+    /// A folder for a query that isn't gone on with, deleted when this is dropped; none where executors reach none.
+    pub(crate) fn scratch(&self) -> Result<Option<TempDir>, Error> {
+        self.0.host.scratch()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn temporary_folders(&self) -> Vec<PathBuf> {
+        self.0.host.temporary_folders()
     }
 
     pub(crate) fn stop_timeout(&self) -> Duration {
@@ -280,43 +374,38 @@ impl Session {
     }
 
     pub(crate) fn begin(&self, query: NewQuery) -> Result<StreamingQuery, Error> {
-        let name = query.name.clone();
-        let is_taken = |known: &StreamingQuery| known.name() == name.as_deref();
-        if name.is_some() && self.active_queries().iter().any(is_taken) {
-            let name = name.unwrap_or_default();
-            return Err(Error::refused(
-                format!(
-                    "cannot start query with name {name} as a query with that name is already active"
-                ),
-                "stop that one, or give another name",
-            ));
-        }
+        let run = Uuid::new_v4();
         let checkpoint = self.0.host.location(&query)?;
-        // Held until the query is known, so that two starts at a time can't both find the checkpoint free.
-        let mut queries = self.0.queries.lock();
-        queries.retain(|query| query.is_active());
-        if queries.iter().any(|known| known.checkpoint == checkpoint) {
-            return Err(Error::refused(
-                format!("a query that runs has the checkpoint {checkpoint}"),
-                "stop that one, or name the queries with query_name, or give each an option checkpointLocation",
-            ));
-        }
-        let mut description = query.description.clone();
-        let has_event_time = !query.event_times.is_empty();
-        let (id, handle, sources) = self.0.host.begin(query, &checkpoint)?;
-        description.sources = sources;
-        let running = Arc::new(Running {
-            id,
-            run: Uuid::new_v4(),
-            name,
-            handle,
-            checkpoint,
-            description,
-            has_event_time,
+        let claimed = self.0.queries.lock().claim(Starting {
+            run,
+            name: query.name.clone(),
+            checkpoint: checkpoint.clone(),
+            stop: None,
         });
-        queries.push(Arc::clone(&running));
-        Ok(StreamingQuery::new(running, self.clone()))
+        if let Err(refused) = claimed {
+            self.0.host.give_up(checkpoint.as_deref());
+            return Err(refused);
+        }
+        let description = query.description.clone();
+        let begun = self.0.host.begin(query, run, checkpoint.as_deref());
+        let begun = begun.map(|begun| {
+            Arc::new(Running {
+                id: begun.id,
+                handle: begun.handle,
+                checkpoint,
+                description,
+                info: begun.info,
+            })
+        });
+        self.0.queries.lock().begun(run, begun.as_ref().ok());
+        Ok(StreamingQuery::new(begun?, self.clone()))
     }
+}
+
+/// A location however it is written: by links, or by the way from another folder.
+fn place_of(location: &str) -> PathBuf {
+    let path = location.strip_prefix("file://").unwrap_or(location);
+    fs::canonicalize(path).unwrap_or_else(|_| PathBuf::from(location))
 }
 
 fn wait<T: Send + 'static>(

@@ -16,7 +16,7 @@ use millstream_common::{
 use millstream_connectors::{
     kafka::{
         Header,
-        sink::{KafkaSink, KafkaSinkDriver, ProducerRecord, Settings},
+        sink::{Configured, KafkaSink, KafkaSinkDriver, ProducerRecord, Settings},
     },
     sink::{Sink, SinkDriver, SinkWriter, WriteId},
 };
@@ -40,7 +40,7 @@ pub(crate) struct KafkaTopics {
     properties: BTreeMap<String, String>,
     /// The output's stable id.
     output: String,
-    accept_duplicates: bool,
+    configured: Configured,
 }
 
 const KNOWN: [&str; 7] = [
@@ -61,7 +61,7 @@ impl KafkaTopics {
     pub(crate) fn of(
         options: &mut Options,
         output: String,
-        accept_duplicates: bool,
+        configured: Configured,
     ) -> Result<Self, Error> {
         let mut properties = options.take_prefixed("kafka.");
         let brokers = properties.remove("bootstrap.servers").ok_or_else(|| {
@@ -79,7 +79,7 @@ impl KafkaTopics {
             topic_partitions: options.take_number("topic.partitions", "a number of partitions")?,
             properties,
             output,
-            accept_duplicates,
+            configured,
         };
         options.all_taken("kafka", &KNOWN)?;
         Ok(topics)
@@ -154,7 +154,7 @@ impl KafkaTopics {
         settings.topic_create = self.topic_create;
         settings.topic_partitions = self.topic_partitions;
         settings.properties = self.properties.clone();
-        settings.accept_duplicates = self.accept_duplicates;
+        settings.configure(&self.configured);
         build_id.clone_into(&mut settings.build_id);
         Arc::new(settings)
     }
@@ -262,4 +262,40 @@ fn headers_of(column: &ArrayRef, row: usize) -> Vec<Header> {
             value: bytes(values, entry),
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_common::{
+        config::{Config, OnNondeterminism},
+        ids::BatchId,
+    };
+
+    use super::*;
+
+    #[test]
+    fn executors_take_what_the_driver_was_told() {
+        let config = Config::builder()
+            .conf("kafka_sink.transaction_timeout", "90s")
+            .conf("kafka_sink.accept_mixed_batch", 4)
+            .conf("kafka_sink.accept_duplicates", true)
+            .conf("determinism.check", "warn")
+            .build()
+            .unwrap();
+        let mut options = Options::default();
+        options.set("kafka.bootstrap.servers", &"broker:9092");
+        options.set("kafka.linger.ms", &5);
+        options.set("topic", &"out");
+        let configured = Configured::of(&config);
+        let topics = KafkaTopics::of(&mut options, "kafka-0".to_owned(), configured).unwrap();
+        let sent = serde_json::to_vec(&topics).unwrap();
+        let received: KafkaTopics = serde_json::from_slice(&sent).unwrap();
+        let settings = received.settings("a build");
+        assert_eq!(settings.transaction_timeout.as_secs(), 90);
+        assert_eq!(settings.accept_mixed_batch, Some(BatchId(4)));
+        assert_eq!(settings.on_nondeterminism, OnNondeterminism::Warn);
+        assert!(settings.accept_duplicates);
+        assert_eq!(settings.build_id, "a build");
+        assert_eq!(settings.properties["linger.ms"], "5");
+    }
 }

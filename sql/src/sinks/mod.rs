@@ -120,7 +120,7 @@ impl SinkSpec {
             "kafka" => Self::Kafka(KafkaTopics::of(
                 &mut options,
                 output,
-                wanted.session.accepts_duplicates(),
+                wanted.session.kafka_sinks(),
             )?),
             _ if is_file => Self::Files(FileSink::of(
                 &format,

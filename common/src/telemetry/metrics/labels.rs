@@ -130,7 +130,7 @@ label_words! {
 /// The label of what is counted for each query.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct QueryLabel {
-    /// The application's name.
+    /// The query's name; without one the application's.
     pub query: String,
 }
 
@@ -146,7 +146,7 @@ impl Labels for QueryLabel {
 /// The labels of ended batches.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct BatchLabels {
-    /// The application's name.
+    /// The query's name; without one the application's.
     pub query: String,
     /// How the batch ended.
     pub outcome: BatchOutcome,
@@ -159,7 +159,7 @@ impl Labels for BatchLabels {
 /// The labels of a source partition's lag.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct LagLabels {
-    /// The application's name.
+    /// The query's name; without one the application's.
     pub query: String,
     /// The source's id.
     pub source: String,
@@ -176,6 +176,25 @@ impl Labels for LagLabels {
         },
         LabelSpec {
             name: "partition",
+            words: &[],
+        },
+    ];
+}
+
+/// The labels of an operator that keeps state.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OperatorLabels {
+    /// The query's name; without one the application's.
+    pub query: String,
+    /// The operator's id.
+    pub operator: String,
+}
+
+impl Labels for OperatorLabels {
+    const SPECS: &'static [LabelSpec] = &[
+        QUERY,
+        LabelSpec {
+            name: "operator",
             words: &[],
         },
     ];

@@ -27,8 +27,8 @@ use prometheus_client::registry::Registry;
 
 pub use instrument::{By, DurationHistogram, Instrument, MetricSpec};
 pub use labels::{
-    BatchLabels, BatchOutcome, Labels, LagLabels, LocalityLevel, QueryLabel, RangeState,
-    ReadOrigin, TaskOutcome,
+    BatchLabels, BatchOutcome, Labels, LagLabels, LocalityLevel, OperatorLabels, QueryLabel,
+    RangeState, ReadOrigin, TaskOutcome,
 };
 pub use prometheus_client::metrics::counter::Counter;
 pub use prometheus_client::metrics::gauge::Gauge;
@@ -121,7 +121,8 @@ that runs driver and tasks in one (`local[N]`) serves both kinds. The addresses 
 `metrics.enabled=false` turns them off.
 
 A histogram `NAME` is served as `NAME_bucket`, `NAME_sum` and `NAME_count`. The label `query` is the name of the
-application.
+query; that of a query without a name is the application's name, or where another query has that already, the identity of its
+run. What `session.read()` reads is counted as `(read)`. A query's gauges end with it, and its counters when REST no longer shows it.
 ";
 
 /// The reference of all metrics as a Markdown page.

@@ -6,7 +6,8 @@ use prometheus_client::registry::Registry;
 
 use super::instrument::{By, DurationHistogram, Instrument, MetricSpec, declare_metrics};
 use super::labels::{
-    BatchLabels, LagLabels, LocalityLevel, QueryLabel, RangeState, ReadOrigin, TaskOutcome,
+    BatchLabels, LagLabels, LocalityLevel, OperatorLabels, QueryLabel, RangeState, ReadOrigin,
+    TaskOutcome,
 };
 
 declare_metrics! {
@@ -24,6 +25,18 @@ declare_metrics! {
         "millstream_driver_input_records_total" input_records: By<QueryLabel, Counter>;
         /// Records that are in a partition of a source and in no committed batch yet.
         "millstream_driver_source_lag" source_lag: By<LagLabels, Gauge>;
+        /// Groups in the state of an operator.
+        "millstream_driver_state_rows" state_rows: By<OperatorLabels, Gauge>;
+        /// Memory of an operator's state, over all executors.
+        "millstream_driver_state_memory_bytes" state_memory: By<OperatorLabels, Gauge>;
+        /// The files that an operator's state consists of.
+        "millstream_driver_state_file_bytes" state_file_bytes: By<OperatorLabels, Gauge>;
+        /// Groups of state that committed batches made or changed.
+        "millstream_driver_state_rows_updated_total" state_rows_updated: By<OperatorLabels, Counter>;
+        /// Groups of state that the watermark let go.
+        "millstream_driver_state_rows_removed_total" state_rows_removed: By<OperatorLabels, Counter>;
+        /// Rows that came to an operator behind the watermark and were left out.
+        "millstream_driver_state_late_rows_total" state_late_rows: By<OperatorLabels, Counter>;
         /// Stages of batches that were committed.
         "millstream_driver_stages_total" stages: Counter;
         /// Attempts of stages made because blocks of an earlier attempt were lost.

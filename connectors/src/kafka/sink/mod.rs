@@ -26,11 +26,12 @@ mod writer;
 use std::{collections::BTreeMap, time::Duration};
 
 use millstream_common::{
-    config::OnNondeterminism,
+    config::{Config, OnNondeterminism, keys},
     failure::{Failure, FailureKind},
     ids::{BatchId, QueryId},
 };
 use rdkafka::ClientConfig;
+use serde::{Deserialize, Serialize};
 
 pub use self::{driver::KafkaSinkDriver, record::ProducerRecord, writer::KafkaSink};
 use crate::sink::WriteId;
@@ -75,7 +76,36 @@ pub struct Settings {
     pub idle_timeout: Duration,
 }
 
+/// What the configuration says of every Kafka sink, as data that can travel to executors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configured {
+    transaction_timeout: Duration,
+    on_nondeterminism: OnNondeterminism,
+    accept_mixed_batch: Option<BatchId>,
+    accept_duplicates: bool,
+}
+
+impl Configured {
+    /// What this configuration says.
+    pub fn of(config: &Config) -> Self {
+        Self {
+            transaction_timeout: config.get(keys::KAFKA_SINK_TRANSACTION_TIMEOUT),
+            on_nondeterminism: config.get(keys::DETERMINISM_CHECK),
+            accept_mixed_batch: config.get(keys::KAFKA_SINK_ACCEPT_MIXED_BATCH).map(BatchId),
+            accept_duplicates: config.get(keys::KAFKA_SINK_ACCEPT_DUPLICATES),
+        }
+    }
+}
+
 impl Settings {
+    /// Takes what the configuration says.
+    pub fn configure(&mut self, configured: &Configured) {
+        self.transaction_timeout = configured.transaction_timeout;
+        self.on_nondeterminism = configured.on_nondeterminism;
+        self.accept_mixed_batch = configured.accept_mixed_batch;
+        self.accept_duplicates = configured.accept_duplicates;
+    }
+
     /// Settings with every default.
     pub fn new(brokers: impl Into<String>, topic: Option<String>) -> Self {
         Self {
@@ -226,6 +256,24 @@ mod tests {
         assert_eq!(reader.get("isolation.level"), Some("read_committed"));
         assert_eq!(reader.get("group.id"), Some("g"));
         assert_eq!(reader.get("transactional.id"), None);
+    }
+
+    #[test]
+    fn the_configuration_counts_also_after_a_journey() {
+        let config = Config::builder()
+            .conf("kafka_sink.transaction_timeout", "7s")
+            .conf("determinism.check", "warn")
+            .conf("kafka_sink.accept_mixed_batch", 3)
+            .conf("kafka_sink.accept_duplicates", true)
+            .build()
+            .unwrap();
+        let sent = serde_json::to_string(&Configured::of(&config)).unwrap();
+        let mut settings = Settings::new("broker:9092", None);
+        settings.configure(&serde_json::from_str(&sent).unwrap());
+        assert_eq!(settings.transaction_timeout, Duration::from_secs(7));
+        assert_eq!(settings.on_nondeterminism, OnNondeterminism::Warn);
+        assert_eq!(settings.accept_mixed_batch, Some(BatchId(3)));
+        assert!(settings.accept_duplicates);
     }
 
     #[test]

@@ -148,7 +148,32 @@ impl Cluster {
     }
 }
 
+/// What the fingerprint of a session of Structured queries begins with; that of an application is its build and graph.
+const RELEASE: &str = "millstream ";
+
 fn other_build(driver: &str, executor: &str) -> String {
+    match (driver.starts_with(RELEASE), executor.starts_with(RELEASE)) {
+        (false, false) => other_application(driver, executor),
+        (true, true) => format!(
+            "the executor is of {executor}, the driver of {driver}; run the same release on both, and where the program has functions of its own, its executable"
+        ),
+        (true, false) => format!(
+            "the executor is that of another program, build {}; the driver runs Structured queries with {driver}: run the driver's executable, or `millstream executor` where the program has no functions of its own",
+            build_of(executor)
+        ),
+        (false, true) => format!(
+            "the executor runs Structured queries alone, with {executor}; the driver's program is build {}: run its executable on both",
+            build_of(driver)
+        ),
+    }
+}
+
+fn build_of(fingerprint: &str) -> &str {
+    let build = fingerprint.split_once('/');
+    build.map_or(fingerprint, |(build, _)| build)
+}
+
+fn other_application(driver: &str, executor: &str) -> String {
     let (driver_build, driver_graph) = driver.split_once('/').unwrap_or((driver, ""));
     let (executor_build, executor_graph) = executor.split_once('/').unwrap_or((executor, ""));
     if driver_build == executor_build {
@@ -159,4 +184,27 @@ fn other_build(driver: &str, executor: &str) -> String {
     format!(
         "the executor is build {executor_build}, the driver is build {driver_build}; run the same executable on both"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_what_to_run() {
+        let program = "8d2f/graph";
+        let plain = "millstream 0.1.0, protocol 1, engine 2";
+        let functions = "millstream 0.1.0, protocol 1, engine 2, functions of build 8d2f: f Exact([Timestamp(us, \"Europe/Berlin\")])";
+        let says = |driver: &str, executor: &str, words: &[&str]| {
+            let message = other_build(driver, executor);
+            for word in words {
+                assert!(message.contains(word), "{word}: {message}");
+            }
+        };
+        says("11/a", "22/a", &["build 22", "build 11"]);
+        says("11/a", "11/b", &["another graph (b)"]);
+        says(program, plain, &["Structured queries alone", "build 8d2f:"]);
+        says(plain, program, &["build 8d2f;", "`millstream executor`"]);
+        says(functions, plain, &[functions, plain, "its executable"]);
+    }
 }

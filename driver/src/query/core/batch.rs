@@ -1,5 +1,7 @@
 //! One batch: log, run, commit, publish.
 
+use std::{collections::BTreeMap, time::Duration};
+
 use millstream_common::{
     failure::{Failure, FailureKind},
     ids::{BatchId, OutputIndex},
@@ -13,14 +15,14 @@ use super::{
         entries::{Author, Commit, Name, Offsets, OutputCommit},
         error::QueryError,
         event::{Action, CoreOptions, Note},
-        progress::{BatchProgress, SourceProgress},
+        progress::{BatchProgress, PartTimes, SourceProgress},
         rate::RateSample,
     },
     QueryCore,
     event_time::{self, EventTimes},
     guard::Guarded,
     input::PlannedBatch,
-    start::{Phase, reference},
+    start::{FILES, Phase, reference, shown_position},
 };
 use crate::{output::PartitionResult, scheduler::message::BatchSummary};
 
@@ -46,6 +48,11 @@ pub(super) struct Batch {
     /// Everything taken up to this batch, by source, where it was asked for.
     seen: Option<Vec<Option<Value>>>,
     lag: Vec<Vec<(String, u64)>>,
+    /// The newest positions that the sources saw.
+    latest: Vec<Value>,
+    parts: PartTimes,
+    /// When the part began that is under way.
+    part_begun: Tick,
     started: Tick,
     delay_millis: f64,
     winners: Vec<Vec<SinkCommit>>,
@@ -61,6 +68,13 @@ impl Batch {
         self.offsets.batch
     }
 
+    /// A part is over: how long it took. The next one begins.
+    fn next_part(&mut self, now: Tick) -> Duration {
+        let took = now.since(self.part_begun);
+        self.part_begun = now;
+        took
+    }
+
     pub(super) fn planned(
         planned: PlannedBatch,
         author: Author,
@@ -72,10 +86,12 @@ impl Batch {
         let mut inputs = Vec::new();
         let mut seen = Vec::new();
         let mut lag = Vec::new();
+        let mut latest = Vec::new();
         for source in planned.sources {
             inputs.push(source.input);
             seen.push(source.seen);
             lag.push(source.lag);
+            latest.push(source.latest.unwrap_or_default());
         }
         let offsets = Offsets {
             author,
@@ -91,6 +107,8 @@ impl Batch {
         let mut batch = Self::of(offsets, now, wall_millis, options.outputs.len());
         batch.seen = planned.has_seen.then_some(seen);
         batch.lag = lag;
+        batch.latest = latest;
+        batch.parts.planning = planned.took;
         batch
     }
 
@@ -107,6 +125,9 @@ impl Batch {
             rerun: false,
             seen: None,
             lag: Vec::new(),
+            latest: Vec::new(),
+            parts: PartTimes::default(),
+            part_begun: now,
             started: now,
             delay_millis: delay as f64,
             winners: vec![Vec::new(); outputs],
@@ -125,15 +146,17 @@ impl QueryCore {
         Ok(())
     }
 
-    pub(super) fn logged(&mut self, batch: BatchId) {
+    pub(super) fn logged(&mut self, now: Tick, batch: BatchId) {
         if self.batch_is(batch, Step::Logging)
-            && let Some(batch) = self.current.take()
+            && let Some(mut batch) = self.current.take()
         {
-            self.run(batch);
+            batch.parts.logging = batch.next_part(now);
+            self.run(now, batch);
         }
     }
 
-    pub(super) fn run(&mut self, mut batch: Batch) {
+    pub(super) fn run(&mut self, now: Tick, mut batch: Batch) {
+        batch.part_begun = now;
         let inputs = batch.offsets.sources.iter();
         self.actions.push(Action::Run {
             batch: reference(&batch.offsets),
@@ -227,6 +250,7 @@ impl QueryCore {
 
     pub(super) fn batch_done(
         &mut self,
+        now: Tick,
         batch: BatchId,
         summary: BatchSummary,
     ) -> Result<(), QueryError> {
@@ -239,6 +263,7 @@ impl QueryCore {
         let Some(current) = &mut self.current else {
             return Ok(());
         };
+        current.parts.running = current.next_part(now);
         let outputs = ids.zip(&current.winners).map(|(id, winners)| OutputCommit {
             id,
             winners: winners.clone(),
@@ -249,7 +274,7 @@ impl QueryCore {
             &rules.event_times,
             rules.waits_for_watermark,
             own,
-            &summary.event_time_maxima,
+            &latest_seen(&summary),
         );
         let commit = Commit {
             author,
@@ -321,9 +346,10 @@ impl QueryCore {
 
     /// Committed and published: the next batch may be logged.
     fn batch_is_over(&mut self, now: Tick) -> Result<(), QueryError> {
-        let Some(batch) = self.current.take() else {
+        let Some(mut batch) = self.current.take() else {
             return Ok(());
         };
+        batch.parts.committing = batch.next_part(now);
         if batch.step == Step::Publishing {
             self.actions.push(Action::Sweep {
                 batch: reference(&batch.offsets),
@@ -334,16 +360,7 @@ impl QueryCore {
         if !batch.rerun {
             self.learn_rates(now, &batch, processing_millis);
         }
-        let ids = self.options.sources.iter();
-        let lags = batch.lag.into_iter().chain(std::iter::repeat(Vec::new()));
-        let sources = ids.zip(&batch.offsets.sources).zip(lags);
-        let sources = sources.map(|((id, input), lag)| SourceProgress {
-            id: id.clone(),
-            splits: input.splits.len(),
-            position: input.position.clone(),
-            rows: input.splits.iter().map(|split| split.rows).sum(),
-            lag,
-        });
+        let sources = self.source_progress(&mut batch);
         self.actions.push(Action::Progress(Box::new(BatchProgress {
             query: self.query,
             epoch: self.epoch,
@@ -353,8 +370,9 @@ impl QueryCore {
             scheduling_delay_millis: batch.delay_millis,
             processing_millis,
             queued: self.input.queued(),
+            parts: batch.parts,
             watermarks: event_time::of_log(&batch.offsets.watermarks),
-            sources: sources.collect(),
+            sources,
             summary: batch.summary,
             state: self.state.progress(),
         })));
@@ -364,6 +382,32 @@ impl QueryCore {
             self.purge_after(now, id, seen)?;
         }
         Ok(())
+    }
+
+    fn source_progress(&mut self, batch: &mut Batch) -> Vec<SourceProgress> {
+        let number = batch.offsets.batch;
+        let mut lags = std::mem::take(&mut batch.lag).into_iter();
+        let mut latest = std::mem::take(&mut batch.latest).into_iter();
+        let mut read = batch.summary.source_rows.iter().copied();
+        self.shown.resize(batch.offsets.sources.len(), Value::Null);
+        let ids = self.options.sources.iter().zip(&mut self.shown);
+        let sources = ids.zip(&batch.offsets.sources);
+        let progress = sources.map(|((id, shown), input)| {
+            let position = shown_position(number, input, shown);
+            let has_none = input.position.is_null() && shown.get(FILES).is_none();
+            let before = std::mem::replace(shown, position.clone());
+            SourceProgress {
+                id: id.clone(),
+                splits: input.splits.len(),
+                before: if has_none { Value::Null } else { before },
+                position,
+                latest: latest.next().unwrap_or_default(),
+                rows: input.splits.iter().map(|split| split.rows).sum(),
+                read: read.next().unwrap_or(0),
+                lag: lags.next().unwrap_or_default(),
+            }
+        });
+        progress.collect()
     }
 
     fn learn_rates(&mut self, now: Tick, batch: &Batch, processing_millis: f64) {
@@ -380,4 +424,11 @@ impl QueryCore {
             }
         }
     }
+}
+
+/// The latest event times of a batch, by column.
+fn latest_seen(summary: &BatchSummary) -> BTreeMap<String, i64> {
+    let seen = summary.event_times.iter();
+    seen.map(|(column, seen)| (column.clone(), seen.max))
+        .collect()
 }

@@ -53,10 +53,13 @@ pub(super) struct PlannedBatch {
     pub(super) sources: Vec<SourcePlanned>,
     /// Everything taken was asked for.
     pub(super) has_seen: bool,
+    /// How long the sources took.
+    pub(super) took: Duration,
 }
 
 #[derive(Debug)]
 struct Planning {
+    begun: Tick,
     batch: BatchId,
     batch_time: BatchTime,
     want_seen: bool,
@@ -181,6 +184,7 @@ impl QueryCore {
         let sources = self.options.sources.len();
         let batch = self.input.next;
         self.input.planning = Some(Planning {
+            begun: now,
             batch,
             batch_time,
             want_seen: self.purge.is_due(batch),
@@ -330,6 +334,7 @@ impl QueryCore {
             batch_time: planning.batch_time,
             sources,
             has_seen: planning.want_seen,
+            took: now.since(planning.begun),
         });
     }
 

@@ -296,7 +296,7 @@ impl Driver {
                 position: Value::Null,
             },
             seen: want_seen.then(|| json!(self.taken)),
-            lag: Vec::new(),
+            ..SourcePlanned::default()
         }
     }
 

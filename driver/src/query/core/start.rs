@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 
 use millstream_common::{
     failure::Failure,
-    ids::{Epoch, OutputIndex, SourceId},
+    ids::{BatchId, Epoch, OutputIndex, SourceId},
     protocol::SinkCommit,
     time::Tick,
 };
-use serde_json::Value;
+use millstream_connectors::source::{PlannedInput, SourceHistory};
+use serde_json::{Value, json};
 
 use super::{
     super::{
@@ -212,6 +213,17 @@ impl QueryCore {
     ) -> Result<(), QueryError> {
         let id = self.source_name(source);
         let start = result.map_err(|failure| source_error(&id, failure))?;
+        if let Phase::Preparing { recovered, .. } = &mut self.phase {
+            let index = usize::try_from(source.0).ok();
+            let history = index.and_then(|index| recovered.histories.get_mut(index));
+            if let Some(history) = history {
+                *history = Some(SourceHistory {
+                    start: start.clone(),
+                    seen: None,
+                    logged: Vec::new(),
+                });
+            }
+        }
         let entry = SourceStart {
             author: self.author(),
             id,
@@ -353,6 +365,7 @@ impl QueryCore {
                 .map(|newest| &newest.offsets))
             .map(|entry| entry.batch_time);
         self.event_times = EventTimes::default();
+        self.shown = shown_positions(&recovered, self.options.sources.len());
         if let Some(newest) = recovered.newest_commit {
             self.event_times = EventTimes::restored(&newest.commit);
             let batch = reference(&newest.offsets);
@@ -398,7 +411,7 @@ impl QueryCore {
             }));
             let batch = Batch::rerun(offsets, now, wall_millis, self.options.outputs.len());
             self.input.took_one();
-            self.run(batch);
+            self.run(now, batch);
         }
     }
 
@@ -430,7 +443,47 @@ impl QueryCore {
     }
 }
 
-fn next_to_run(recovered: &Recovered) -> millstream_common::ids::BatchId {
+/// What the sources' progress would have shown before the next batch to run.
+fn shown_positions(recovered: &Recovered, sources: usize) -> Vec<Value> {
+    let next = next_to_run(recovered);
+    let mut shown = vec![Value::Null; sources];
+    for (shown, history) in shown.iter_mut().zip(&recovered.histories) {
+        let Some(history) = history else {
+            continue;
+        };
+        let before = history.logged.iter().filter(|(batch, _)| *batch < next);
+        if history
+            .logged
+            .iter()
+            .all(|(_, input)| !input.position.is_null())
+        {
+            *shown = history.start.clone();
+        }
+        for (batch, input) in before {
+            *shown = shown_position(*batch, input, shown);
+        }
+    }
+    shown
+}
+
+/// A source's position after a batch, for people. A source without positions of its own has the number of the newest batch that took something, as in Spark's log of files.
+pub(super) fn shown_position(batch: BatchId, input: &PlannedInput, before: &Value) -> Value {
+    if !input.position.is_null() {
+        return input.position.clone();
+    }
+    if !input.splits.is_empty() {
+        return json!({ FILES: batch.0 });
+    }
+    match before.get(FILES) {
+        Some(_) => before.clone(),
+        None => Value::Null,
+    }
+}
+
+/// What Spark calls the position in its log of files.
+pub(super) const FILES: &str = "logOffset";
+
+fn next_to_run(recovered: &Recovered) -> BatchId {
     recovered
         .uncommitted
         .as_ref()

@@ -5,9 +5,10 @@ use std::{path::PathBuf, sync::Arc};
 use millstream_common::{
     failure::{Failure, FailureKind, Retry},
     ids::{OutputIndex, SourceId},
-    protocol::{QueryProgram, SinkCommit},
+    protocol::{QueryProgram, SinkCommit, TaskCounts},
 };
 use millstream_connectors::sink::{Interrupted, SinkStart};
+use millstream_dataflow::plan::StagePlan;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
@@ -16,6 +17,7 @@ use super::{
         error::{QueryError, Stopped},
         event::{Action, Event, Note},
         handle::Ready,
+        progress::BatchProgress,
         shared_file::SharedFiles,
     },
     Running,
@@ -256,7 +258,8 @@ impl Running {
                 });
             }
             Action::WakeAt(at) => self.timer = Some(self.clock.until(at)),
-            Action::Progress(progress) => {
+            Action::Progress(mut progress) => {
+                self.count_state(&mut progress);
                 tracing::debug!(
                     batch = %progress.batch,
                     rows = progress.input_rows(),
@@ -274,6 +277,30 @@ impl Running {
             Action::End(result) => return Ok(Some(result)),
         }
         Ok(None)
+    }
+
+    /// Says of each operator what its stage's tasks came to.
+    fn count_state(&mut self, progress: &mut BatchProgress) {
+        for (stage, summary) in progress.summary.stages.iter().enumerate() {
+            let changed = summary.state_memory.iter();
+            let changed = changed.map(|(partition, bytes)| ((stage, *partition), *bytes));
+            self.state_memory.extend(changed);
+        }
+        for state in &mut progress.state {
+            let keeps = |stage: &&StagePlan| {
+                let mut kept = stage.stateful.iter();
+                kept.any(|operator| operator.id == state.operator)
+            };
+            let stages = self.plan.stages.iter().zip(&progress.summary.stages);
+            let mut stages = stages.enumerate();
+            if let Some((number, (_, summary))) = stages.find(|(_, (stage, _))| keeps(stage)) {
+                let partitions = self.state_memory.range((number, 0)..(number + 1, 0));
+                state.counts = TaskCounts {
+                    state_memory_bytes: partitions.map(|(_, bytes)| bytes).sum(),
+                    ..summary.counts.clone()
+                };
+            }
+        }
     }
 
     fn tell(&self, source: SourceId, command: Command) -> Result<(), QueryError> {

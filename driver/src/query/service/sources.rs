@@ -92,6 +92,7 @@ async fn serve(
                     input,
                     seen: if want_seen { driver.seen() } else { None },
                     lag: driver.lag(),
+                    latest: driver.latest(),
                 });
                 Event::Planned {
                     life,

@@ -2,4 +2,6 @@
 
 mod faults;
 mod job;
+mod mixed;
+mod plain;
 mod printing;

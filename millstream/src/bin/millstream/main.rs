@@ -1,6 +1,7 @@
 //! The `millstream` command: tools around applications, which have command lines of their own.
 //!
 //! Layout: one module a subcommand.
+//! - `executor`: an executor of Structured Streaming programs, with the feature `sql`
 //! - `certs`: certificates for TLS between driver and executors
 //! - `new`: a crate with a job (`new/names`: what it can be called; `new/templates`: its files; `new/workspaces`: which workspaces would take it in)
 
@@ -15,7 +16,7 @@ use std::{
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-/// Tools for Millstream applications
+/// Tools for Millstream applications, and an executor of Structured Streaming
 #[derive(Parser)]
 #[command(name = "millstream", subcommand_negates_reqs = true)]
 struct CommandLine {
@@ -29,6 +30,12 @@ struct CommandLine {
 #[derive(Subcommand)]
 enum Command {
     Certs(certs::CertsArgs),
+    /// Runs tasks of any Structured Streaming program of this release that has no functions of its own
+    ///
+    /// It may start before the driver and waits for it; when the driver comes back after a crash it registers again. Executors of other programs run as
+    /// `PROGRAM executor`.
+    #[cfg(feature = "sql")]
+    Executor(millstream::sql::ExecutorArgs),
     New(new::NewArgs),
 }
 
@@ -36,6 +43,8 @@ fn main() -> ExitCode {
     let line = CommandLine::parse();
     match line.command {
         Some(Command::Certs(args)) => end(certs::run(&args), certs::Error::exit_code),
+        #[cfg(feature = "sql")]
+        Some(Command::Executor(flags)) => millstream::sql::execute_any(&flags),
         Some(Command::New(args)) => end(new::run(&args), new::Error::exit_code),
         None if line.version => end(show_version(), |_| 1),
         None => {
