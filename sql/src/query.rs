@@ -25,7 +25,8 @@ pub(crate) struct Running {
     pub(crate) run: Uuid,
     pub(crate) name: Option<String>,
     pub(crate) handle: QueryHandle,
-    pub(crate) checkpoint: String,
+    /// None if it is in memory.
+    pub(crate) checkpoint: Option<String>,
     pub(crate) description: Description,
     pub(crate) has_event_time: bool,
 }

@@ -15,9 +15,9 @@ use crate::{
     frame::DataFrame,
     options::Options,
     output_mode::OutputMode,
-    plan::{check, cut, rewrite},
+    plan::{check, cut, origin::Origin, rewrite},
     query::{Description, StreamingQuery},
-    session::{NewQuery, Session},
+    session::{NewQuery, Progress, Session},
     sinks::{SinkSpec, Wanted, memory::MemoryTable},
     sources::Bounds,
     table,
@@ -177,7 +177,8 @@ impl DataStreamWriter {
         let name = self.name.clone();
         let query = session.begin(NewQuery {
             name: self.name,
-            checkpoint,
+            checkpoint: checkpoint.map_or(Progress::Default, Progress::At),
+            recovers: !matches!(sink, SinkSpec::Memory) || mode == OutputMode::Complete,
             description: planned.description,
             trigger: self.trigger.rule(),
             bounds: Bounds {
@@ -214,7 +215,8 @@ impl Planned {
         mode: Option<OutputMode>,
         sink: &SinkSpec,
     ) -> Result<Self, Error> {
-        let (plan, event_times) = rewrite::rewrite(plan.clone())?;
+        let origin = Origin::of(plan)?;
+        let (plan, event_times) = rewrite::rewrite(plan.clone(), session.zone_name())?;
         if let Some(mode) = mode {
             check::check(&plan, mode)?;
         }
@@ -243,7 +245,12 @@ impl Planned {
             sink: sink.description(),
         };
         let zone = session.zone_name().to_owned();
-        let cut = move |parallelism| cut::cut(&physical, output, mode, parallelism, &zone);
+        let query = cut::Planned {
+            plan: physical,
+            mode,
+            origin,
+        };
+        let cut = move |parallelism| cut::cut(query, output, parallelism, &zone);
         Ok(Self {
             schema,
             description,
@@ -262,9 +269,15 @@ pub(crate) fn collect(
     let planned = Planned::of(session, plan, None, &sink)?;
     let table = MemoryTable::new(&planned.schema);
     let output = sink.driver(&planned.schema, OutputMode::Append, Some(&table), session);
+    // Deleted at the end.
+    let scratch = session.scratch()?;
+    let checkpoint = scratch
+        .as_ref()
+        .map(|folder| folder.path().display().to_string());
     let query = session.begin(NewQuery {
         name: None,
-        checkpoint: Some(session.scratch_checkpoint()?),
+        checkpoint: checkpoint.map_or(Progress::Forgotten, Progress::At),
+        recovers: true,
         description: planned.description,
         trigger: Trigger::Once.rule(),
         bounds: Bounds {

@@ -1,11 +1,15 @@
 //! The driver of a session, and on `local[N]` its executor.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, fs::Permissions, net::SocketAddr, os::unix::fs::PermissionsExt,
+    path::Path, sync::Arc, time::Duration,
+};
 
 use millstream_common::{
     config::{self, Config, keys},
     failure::{Failure, FailureKind, Retry},
     ids::QueryId,
+    log_store::{Location, parse_location},
     protocol::Application,
     telemetry::metrics::Metrics,
     time::Clock,
@@ -26,7 +30,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
-use super::{NewQuery, executor_programs, wait};
+use super::{NewQuery, Progress, executor_programs, wait};
 use crate::{error::Error, program::SessionPrograms, udf::Registry};
 
 /// Threads for IO; they don't compute.
@@ -166,20 +170,31 @@ impl Host {
         self.runtime.as_ref().ok_or_else(|| ended().into())
     }
 
-    /// Opens the query's checkpoint, cuts its plan, and runs it. Returns once it is claimed and checked.
+    /// Opens the query's checkpoint, or one in memory, cuts its plan, and runs it. Returns once it is claimed and checked.
     pub(super) fn begin(
         &self,
         query: NewQuery,
-        location: &str,
+        location: Option<&str>,
     ) -> Result<(QueryId, QueryHandle, Vec<String>), Error> {
         let config = self.options.config.to_builder();
         let config = config
-            .set(keys::CHECKPOINT_LOCATION, Some(location.to_owned()))
+            .set(keys::CHECKPOINT_LOCATION, location.map(str::to_owned))
             .build()?;
         let runtime = self.runtime()?;
         let opened = config.clone();
         let checkpoint = wait(runtime, async move { Checkpoint::open(&opened).await })??;
         let metadata = checkpoint.metadata.as_ref();
+        if let Some(location) = location
+            && metadata.is_some()
+            && !query.recovers
+        {
+            return Err(Error::refused(
+                format!(
+                    "this query does not support recovering from checkpoint location: rows that it had in memory are gone, and {location} says that they were given"
+                ),
+                "give another checkpointLocation, or delete that one to start over",
+            ));
+        }
         let parallelism = metadata
             .map(|metadata| metadata.fingerprint.parallelism)
             .or_else(|| config.get(keys::PARALLELISM))
@@ -188,8 +203,11 @@ impl Host {
         let keeps_state = |stage: &StagePlan| !stage.stateful.is_empty();
         if checkpoint.folder.is_none() && stages.program.plan.stages.iter().any(keeps_state) {
             return Err(Error::refused(
-                format!("an aggregate's state can't be kept in {location}"),
-                "give a checkpoint in a folder that every executor can write to",
+                match location {
+                    Some(location) => format!("an aggregate's state can't be kept in {location}"),
+                    None => "on a cluster an aggregate needs a place for its state".to_owned(),
+                },
+                "give --checkpoint a folder that every executor can write to",
             ));
         }
         let mut sources = Vec::new();
@@ -232,21 +250,56 @@ impl Host {
         Ok((id, handle, described))
     }
 
-    /// Where a query keeps its checkpoint.
-    pub(super) fn location(&self, query: &NewQuery) -> Result<String, Error> {
+    /// Where a query keeps its checkpoint, if not in memory.
+    pub(super) fn location(&self, query: &NewQuery) -> Result<Option<String>, Error> {
         let root = self.options.config.get(keys::CHECKPOINT_LOCATION);
-        Ok(match (&query.checkpoint, root, &query.name) {
-            (Some(own), _, _) => own.clone(),
-            (None, Some(root), Some(name)) => {
+        let location = match (&query.checkpoint, root, &query.name) {
+            (Progress::Forgotten, _, _) => return Ok(None),
+            (Progress::At(own), _, _) => own.clone(),
+            (Progress::Default, Some(root), Some(name)) => {
                 check_name(name)?;
                 Path::new(&root).join(name).display().to_string()
             }
-            (None, Some(root), None) => root,
-            (None, None, _) => return self.temporary_location(),
+            (Progress::Default, Some(root), None) => root,
+            (Progress::Default, None, _) => self.temporary_location()?,
+        };
+        Ok(Some(location))
+    }
+
+    /// A folder for a query that isn't gone on with. Executors of a cluster reach none but what is below the session's checkpoint; without that its progress is
+    /// in memory, and it has no state.
+    pub(super) fn scratch(&self) -> Result<Option<TempDir>, Error> {
+        let mut builder = tempfile::Builder::new();
+        let made = if self.options.master != Master::Cluster {
+            builder.prefix("millstream-query-").tempdir()
+        } else {
+            let Some(root) = self.options.config.get(keys::CHECKPOINT_LOCATION) else {
+                return Ok(None);
+            };
+            let Location::File(root) = parse_location(&root).map_err(|error| {
+                Failure::caused_by(
+                    FailureKind::BadInput,
+                    "the session's checkpoint is no location",
+                    &error,
+                )
+                .with_code("config.checkpoint")
+            })?
+            else {
+                return Ok(None);
+            };
+            // Executors may be other users.
+            builder
+                .prefix(".scratch-")
+                .permissions(Permissions::from_mode(0o777));
+            std::fs::create_dir_all(&root).and_then(|()| builder.tempdir_in(&root))
+        };
+        made.map(Some).map_err(|error| {
+            let message = "a folder for what a query over fixed data keeps could not be made";
+            Failure::caused_by(FailureKind::Io, message, &error).into()
         })
     }
 
-    pub(super) fn temporary_location(&self) -> Result<String, Error> {
+    fn temporary_location(&self) -> Result<String, Error> {
         if self.options.master == Master::Cluster {
             return Err(Failure::new(
                 FailureKind::BadInput,

@@ -42,6 +42,7 @@ use millstream_driver::{
 use millstream_dstreams::Console;
 use millstream_executor::ProgramsFactory;
 use parking_lot::Mutex;
+use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 
@@ -90,7 +91,9 @@ struct Inner {
 /// A query that is to run.
 pub(crate) struct NewQuery {
     pub(crate) name: Option<String>,
-    pub(crate) checkpoint: Option<String>,
+    pub(crate) checkpoint: Progress,
+    /// What it gave before is still there after a restart.
+    pub(crate) recovers: bool,
     pub(crate) description: Description,
     pub(crate) trigger: Trigger,
     pub(crate) bounds: Bounds,
@@ -99,6 +102,17 @@ pub(crate) struct NewQuery {
     /// Makes the stages for a number of partitions.
     pub(crate) cut: Box<dyn FnOnce(u32) -> Result<Stages, Error> + Send>,
     pub(crate) output: Arc<dyn OutputDriver>,
+}
+
+/// Where a query keeps how far it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// As the session says.
+    Default,
+    /// There.
+    At(String),
+    /// In memory; such a query keeps no state.
+    Forgotten,
 }
 
 /// What an executor of another process runs for sessions with these functions.
@@ -243,9 +257,9 @@ impl Session {
         self.0.host.config().get(keys::KAFKA_SINK_ACCEPT_DUPLICATES)
     }
 
-    /// A folder for a query that isn't gone on with.
-    pub(crate) fn scratch_checkpoint(&self) -> Result<String, Error> {
-        self.0.host.temporary_location()
+    /// A folder for a query that isn't gone on with, deleted when this is dropped; none where executors reach none.
+    pub(crate) fn scratch(&self) -> Result<Option<TempDir>, Error> {
+        self.0.host.scratch()
     }
 
     pub(crate) fn stop_timeout(&self) -> Duration {
@@ -295,7 +309,11 @@ impl Session {
         // Held until the query is known, so that two starts at a time can't both find the checkpoint free.
         let mut queries = self.0.queries.lock();
         queries.retain(|query| query.is_active());
-        if queries.iter().any(|known| known.checkpoint == checkpoint) {
+        if let Some(checkpoint) = &checkpoint
+            && queries
+                .iter()
+                .any(|known| known.checkpoint.as_ref() == Some(checkpoint))
+        {
             return Err(Error::refused(
                 format!("a query that runs has the checkpoint {checkpoint}"),
                 "stop that one, or name the queries with query_name, or give each an option checkpointLocation",
@@ -303,7 +321,7 @@ impl Session {
         }
         let mut description = query.description.clone();
         let has_event_time = !query.event_times.is_empty();
-        let (id, handle, sources) = self.0.host.begin(query, &checkpoint)?;
+        let (id, handle, sources) = self.0.host.begin(query, checkpoint.as_deref())?;
         description.sources = sources;
         let running = Arc::new(Running {
             id,
