@@ -110,8 +110,22 @@ impl Fixture {
 
     /// The newest table: its rows, cell by cell.
     fn newest(&self) -> Vec<Vec<String>> {
+        self.tables().pop().expect("a batch")
+    }
+
+    /// The newest table that has rows.
+    fn newest_given(&self) -> Vec<Vec<String>> {
+        let mut tables = self.tables();
+        tables.retain(|rows| !rows.is_empty());
+        tables.pop().expect("a batch with rows")
+    }
+
+    fn tables(&self) -> Vec<Vec<Vec<String>>> {
         let text = String::from_utf8(self.screen.0.lock().clone()).unwrap();
-        let (_, table) = text.rsplit_once("Batch: ").expect("a batch");
+        text.split("Batch: ").skip(1).map(Self::table_rows).collect()
+    }
+
+    fn table_rows(table: &str) -> Vec<Vec<String>> {
         let rows = table.lines().filter(|line| line.starts_with('|')).skip(1);
         let cells = |line: &str| {
             let inside = line.trim_matches('|').split('|');

@@ -321,7 +321,8 @@ impl Cutter {
             Emit::Changed | Emit::Over => keys.position(|field| event_time::is_marked(field)),
         };
         draft.gives_anyway |= emit == Emit::All || group_columns == 0 || time.is_some();
-        self.waits_for_watermark |= time.is_some();
+        // As Spark: also where the watermark lets nothing go.
+        self.waits_for_watermark |= emit != Emit::All;
         draft.state = Some(StateSpec {
             operator: id,
             group_columns,
