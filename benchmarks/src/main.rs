@@ -21,16 +21,21 @@ mod sizes;
 mod spark;
 mod table;
 
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::Parser;
+use millstream_integration_tests::cluster::Application;
 use serde_json::json;
 
 use kafka::Kafka;
 use machine::Machine;
 use ours::Ours;
 use rows::Group;
-use sizes::Sizes;
+use sizes::{SPLITS, Sizes};
 use spark::Spark;
 use table::Row;
 
@@ -67,6 +72,20 @@ pub(crate) struct Setting {
     pub ours: Ours,
     pub spark: Option<Spark>,
     pub kafka: Kafka,
+}
+
+impl Setting {
+    /// Our word count of the topic's corpus in batches of equal size, to be started.
+    pub fn words_from_kafka(&self, folder: &Path) -> Result<Application, Error> {
+        let brokers = self.kafka.brokers(&self.ours)?;
+        // Back to back, the rate is one of a second, so of a batch.
+        let rate = self.sizes.batch_lines / SPLITS;
+        Ok(self
+            .ours
+            .words(folder)?
+            .args(["--brokers", &brokers, "--topic", self.kafka.topic()])
+            .conf("kafka.max_rate_per_partition", rate))
+    }
 }
 
 fn measure(args: &Args) -> Result<(Vec<Row>, Vec<String>), Error> {

@@ -29,6 +29,8 @@ pub struct Batch {
     pub rows: u64,
     /// From its start to its being committed.
     pub millis: f64,
+    /// From its being planned to the next one's being planned: all that a batch takes where they run back to back.
+    pub cycle: f64,
     /// Attempts that did not succeed.
     pub retries: u64,
 }
@@ -38,7 +40,7 @@ pub fn steady_rate(batches: &[Batch], warm: usize) -> f64 {
     let rates: Vec<f64> = batches
         .iter()
         .skip(warm)
-        .map(|batch| batch.rows as f64 / batch.millis.max(1e-3) * 1e3)
+        .map(|batch| batch.rows as f64 / batch.cycle.max(1e-3) * 1e3)
         .collect();
     samples::median(&rates)
 }
@@ -138,13 +140,24 @@ pub fn batches(driver: &Driver) -> Result<Vec<Batch>, Error> {
                 id: batch["batch"].as_u64()?,
                 rows: batch["input_rows"].as_u64()?,
                 millis: batch["processing_millis"].as_f64()?,
+                cycle: batch["batch_time"].as_f64()?,
                 retries: batch["retries"].as_u64()?,
             })
         })
-        .filter(|batch| batch.rows > 0)
         .collect();
     batches.sort_by_key(|batch| batch.id);
+    end_cycles(&mut batches);
+    batches.retain(|batch| batch.rows > 0);
     Ok(batches)
+}
+
+/// Makes cycles of the batch times that stand in their place. The last one's ends with it.
+fn end_cycles(batches: &mut [Batch]) {
+    let nexts: Vec<f64> = batches.iter().skip(1).map(|batch| batch.cycle).collect();
+    let mut nexts = nexts.into_iter();
+    for batch in batches {
+        batch.cycle = nexts.next().map_or(batch.millis, |next| next - batch.cycle);
+    }
 }
 
 /// The same once all these rows are in them: a batch is shown a moment after its line is written.
@@ -169,11 +182,26 @@ mod tests {
     }
 
     #[test]
+    fn a_cycle_ends_where_the_next_batch_begins() {
+        let batch = |id, time| Batch {
+            id,
+            rows: 1,
+            millis: 7.0,
+            cycle: time,
+            retries: 0,
+        };
+        let mut batches = [batch(0, 1_000.0), batch(1, 1_010.0), batch(2, 1_025.0)];
+        end_cycles(&mut batches);
+        assert_eq!(batches.map(|batch| batch.cycle), [10.0, 15.0, 7.0]);
+    }
+
+    #[test]
     fn the_steady_rate_leaves_the_first_batches_out() {
         let batch = |id, millis| Batch {
             id,
             rows: 1_000,
-            millis,
+            millis: 0.0,
+            cycle: millis,
             retries: 0,
         };
         let batches = [

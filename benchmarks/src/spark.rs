@@ -114,10 +114,13 @@ fn jars(folder: &Path) -> Result<String, Error> {
 /// The batch that a line tells of.
 pub fn batch_of(line: &str) -> Option<Batch> {
     let mut parts = line.strip_prefix("BATCH ")?.split(' ');
+    let (id, rows) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    let millis = parts.next()?.parse().ok()?;
     Some(Batch {
-        id: parts.next()?.parse().ok()?,
-        rows: parts.next()?.parse().ok()?,
-        millis: parts.next()?.parse().ok()?,
+        id,
+        rows,
+        millis,
+        cycle: millis,
         retries: 0,
     })
 }

@@ -193,6 +193,20 @@ pub struct TaskSpec {
     pub state: Vec<StateFile>,
 }
 
+impl StageLaunch {
+    /// The attempt that one of its tasks is.
+    pub fn task_id(&self, spec: &TaskSpec) -> TaskId {
+        TaskId {
+            query: self.query,
+            epoch: self.epoch,
+            batch: self.batch,
+            stage: self.stage,
+            partition: spec.partition,
+            attempt: spec.attempt,
+        }
+    }
+}
+
 /// What a task reads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum TaskInput {

@@ -3,6 +3,7 @@
 //! Layout:
 //! - `bucket`: the client: one request at a time, tried again while the store is away (feature `s3`)
 //! - `answers`: what an error of the client means (feature `s3`)
+//! - `client`: what a bucket sends requests with (feature `s3`)
 //! - `away`: says once that a store is away, and once that it is back (feature `s3`)
 //!
 //! Without the feature only locations are understood, so that they can be refused by name.
@@ -13,6 +14,8 @@ mod answers;
 mod away;
 #[cfg(feature = "s3")]
 mod bucket;
+#[cfg(feature = "s3")]
+mod client;
 #[cfg(all(test, feature = "s3"))]
 pub(crate) mod fake;
 

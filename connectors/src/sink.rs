@@ -54,6 +54,15 @@ pub trait Sink<Chunk>: Send + Sync {
         task: &TaskContext<'_>,
     ) -> Result<Box<dyn SinkWriter<Chunk>>, Failure>;
 
+    /// When an executor registers: whether this process has what every write needs and only it can know. May block the thread, which is within a
+    /// tokio runtime.
+    ///
+    /// # Errors
+    /// What is missing and the way out. The executor ends with it.
+    fn check(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// Lets go of what is held across tasks.
     fn close(&self) {}
 }
@@ -65,6 +74,10 @@ impl<Chunk> Sink<Chunk> for Box<dyn Sink<Chunk>> {
         task: &TaskContext<'_>,
     ) -> Result<Box<dyn SinkWriter<Chunk>>, Failure> {
         (**self).writer(id, task)
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        (**self).check()
     }
 
     fn close(&self) {

@@ -55,6 +55,13 @@ pub trait Programs: Send + Sync {
             ),
         ))
     }
+    /// The executor registers: whether it has what connectors need of it. May block the thread, which is within a tokio runtime.
+    ///
+    /// # Errors
+    /// What is missing and the way out.
+    fn check(&self) -> Result<(), Failure> {
+        Ok(())
+    }
     /// The executor closes: connectors let go of what they hold across tasks (consumers, producers, threads).
     fn close(&self) {}
 }

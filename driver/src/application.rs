@@ -1,9 +1,12 @@
 //! A driver as a whole: the cluster's service, its servers, and the queries that run on it.
 
+mod view;
+
 use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use millstream_common::{
     config::{Address, Config, OnNondeterminism, keys},
     failure::{Failure, FailureKind},
@@ -21,11 +24,11 @@ use millstream_proto::{
     http::{self, Door},
     tls::{self, Tls},
 };
-use parking_lot::RwLock;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use self::view::View;
 use crate::{
     blocks::Fetcher,
     cluster::{
@@ -40,7 +43,6 @@ use crate::{
         error::QueryError,
         event::BatchRules,
         handle::{QueryHandle, Ready},
-        progress::BatchProgress,
         rate::RateOptions,
         service::{BlockReaders, QueryOptions, QueryParts, QueryService, read_metadata},
     },
@@ -138,7 +140,12 @@ impl Checkpoint {
     ///
     /// # Errors
     /// When it can't be opened or read.
-    pub async fn open(config: &Config) -> Result<Self, Error> {
+    pub fn open(config: &Config) -> BoxFuture<'_, Result<Self, Error>> {
+        // Boxed, as `start` and `stop` are: compiled here, not again in each crate that awaits it.
+        Box::pin(Self::open_and_probe(config))
+    }
+
+    async fn open_and_probe(config: &Config) -> Result<Self, Error> {
         let Some(location) = config.get(keys::CHECKPOINT_LOCATION) else {
             return Ok(Self {
                 store: Arc::new(MemoryLogStore::new()),
@@ -201,7 +208,11 @@ impl Driver {
     ///
     /// # Errors
     /// When an address that was asked for is taken.
-    pub async fn start(options: DriverOptions) -> Result<Self, Error> {
+    pub fn start(options: DriverOptions) -> BoxFuture<'static, Result<Self, Error>> {
+        Box::pin(Self::start_services(options))
+    }
+
+    async fn start_services(options: DriverOptions) -> Result<Self, Error> {
         let DriverOptions {
             name,
             config,
@@ -313,7 +324,7 @@ impl Driver {
     ///
     /// # Errors
     /// When the parts don't fit together.
-    pub async fn run_query(&mut self, setup: QuerySetup) -> Result<QueryHandle, Error> {
+    pub fn run_query(&mut self, setup: QuerySetup) -> Result<QueryHandle, Error> {
         let (scheduler, news) = self.cluster.query_port();
         let config = &self.config;
         let application = setup.application;
@@ -382,9 +393,11 @@ impl Driver {
     }
 
     /// Ends everything that still runs. Executors are told to shut down.
-    pub async fn stop(mut self) {
-        self.shutdown.cancel();
-        while self.tasks.join_next().await.is_some() {}
+    pub fn stop(mut self) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            self.shutdown.cancel();
+            while self.tasks.join_next().await.is_some() {}
+        })
     }
 }
 
@@ -537,114 +550,6 @@ impl BlockReader for KeptBlocks {
             }
         }
     }
-}
-
-/// What REST shows.
-struct View {
-    name: String,
-    build_id: String,
-    config: Config,
-    started_millis: i64,
-    queries: RwLock<Vec<(Arc<Plan>, QueryHandle)>>,
-}
-
-impl View {
-    fn new(name: String, build_id: String, config: Config, started_millis: i64) -> Self {
-        Self {
-            name,
-            build_id,
-            config,
-            started_millis,
-            queries: RwLock::default(),
-        }
-    }
-
-    fn add(&self, plan: &Arc<Plan>, handle: QueryHandle) {
-        self.queries.write().push((Arc::clone(plan), handle));
-    }
-}
-
-impl ApplicationView for View {
-    fn application(&self) -> Value {
-        let queries = self.queries.read();
-        let query = |(plan, handle): &(Arc<Plan>, QueryHandle)| {
-            let status = handle.status().borrow().clone();
-            json!({
-                "state": format!("{:?}", handle.state()),
-                "running_batch": status.running.map(|(batch, _)| batch),
-                "queued_batches": status.queued,
-                "waits_for_executor": status.waits_for_executor,
-                "waits_for_source": status.waits_for_source,
-                "plan": **plan,
-            })
-        };
-        json!({
-            "name": self.name,
-            "version": env!("CARGO_PKG_VERSION"),
-            "build_id": self.build_id,
-            "process_id": std::process::id(),
-            "started_millis": self.started_millis,
-            "configuration": self.config.effective(),
-            "queries": queries.iter().map(query).collect::<Vec<_>>(),
-        })
-    }
-
-    fn batches(&self) -> Value {
-        let queries = self.queries.read();
-        let mut batches: Vec<Value> = Vec::new();
-        for (_, handle) in queries.iter() {
-            batches.extend(handle.recent().iter().rev().map(|batch| show_batch(batch)));
-        }
-        Value::Array(batches)
-    }
-
-    fn stages(&self) -> Value {
-        let queries = self.queries.read();
-        let mut stages = Vec::new();
-        for (plan, handle) in queries.iter() {
-            let newest = handle.recent().last().cloned();
-            for (id, stage) in plan.stage_ids() {
-                let index = usize::try_from(id.0).unwrap_or(usize::MAX);
-                let summary = newest
-                    .as_ref()
-                    .and_then(|batch| batch.summary.stages.get(index));
-                stages.push(json!({
-                    "stage": id,
-                    "name": stage.name,
-                    "operators": stage.operators,
-                    "batch": newest.as_ref().map(|batch| batch.batch),
-                    "tasks": summary.map(|summary| summary.tasks),
-                    "millis": summary.map(|summary| summary.micros as f64 / 1e3),
-                    "input_rows": summary.map(|summary| summary.input_rows),
-                    "shuffle_rows": summary.map(|summary| summary.shuffle_rows),
-                }));
-            }
-        }
-        Value::Array(stages)
-    }
-}
-
-fn show_batch(batch: &BatchProgress) -> Value {
-    let source = |source: &crate::query::progress::SourceProgress| json!({"id": source.id, "splits": source.splits, "rows": source.rows, "lag": source.lag});
-    json!({
-        "query": batch.query,
-        "epoch": batch.epoch,
-        "batch": batch.batch,
-        "batch_time": batch.batch_time,
-        "rerun": batch.rerun,
-        "scheduling_delay_millis": batch.scheduling_delay_millis,
-        "processing_millis": batch.processing_millis,
-        "total_delay_millis": batch.total_delay_millis(),
-        "queued": batch.queued,
-        "input_rows": batch.input_rows(),
-        "output_rows": batch.summary.counts.output_rows,
-        "malformed": batch.summary.counts.malformed,
-        "shuffle_rows": batch.summary.counts.shuffle_rows_written,
-        "spilled_bytes": batch.summary.counts.spilled_bytes,
-        "tasks": batch.summary.tasks,
-        "retries": batch.summary.retries,
-        "sources": batch.sources.iter().map(source).collect::<Vec<_>>(),
-    })
 }
 
 #[cfg(test)]

@@ -12,9 +12,10 @@ use millstream_common::{
 use millstream_proto::{
     auth::{PresentSecret, Secret},
     limits, pb,
+    refusal::UNAUTHENTICATED,
     tls::{Dial, Tls},
 };
-use tonic::{service::interceptor::InterceptedService, transport::Endpoint};
+use tonic::{Code, Status, service::interceptor::InterceptedService, transport::Endpoint};
 
 /// Fetches a whole block from the executor that has it.
 #[async_trait]
@@ -54,9 +55,7 @@ impl GrpcFetch {
             .map_err(Attempt::failed)?
             .connect_timeout(self.timeout);
         let dial = self.tls.dial();
-        let fetched = self
-            .fetch_by(&endpoint, dial.clone(), location, max_bytes)
-            .await;
+        let fetched = self.fetch_by(&endpoint, &dial, location, max_bytes).await;
         // What is wrong with the other side says more than that a connection broke off.
         match (fetched, dial.trouble()) {
             (Err(Attempt::Failed(_)), Some(trouble)) => Err(Attempt::failed(trouble)),
@@ -67,14 +66,11 @@ impl GrpcFetch {
     async fn fetch_by(
         &self,
         endpoint: &Endpoint,
-        dial: Dial,
+        dial: &Dial,
         location: &BlockLocation,
         max_bytes: u64,
     ) -> Result<Vec<Bytes>, Attempt> {
-        let channel = endpoint
-            .connect_with_connector(dial)
-            .await
-            .map_err(Attempt::failed)?;
+        let channel = dial.open(endpoint).await.map_err(Attempt::failed)?;
         let guarded = InterceptedService::new(channel, PresentSecret::new(self.secret.as_ref()));
         let mut client = pb::executor_client::ExecutorClient::new(guarded)
             .max_decoding_message_size(self.max_message + limits::FETCH_REPLY_OVERHEAD);
@@ -84,7 +80,7 @@ impl GrpcFetch {
         let mut replies = client
             .fetch(request)
             .await
-            .map_err(Attempt::failed)?
+            .map_err(Attempt::refused)?
             .into_inner();
         let mut frames = Vec::new();
         let mut bytes = 0;
@@ -116,12 +112,20 @@ impl GrpcFetch {
 
 enum Attempt {
     TooLarge,
+    OtherSecret,
     Failed(String),
 }
 
 impl Attempt {
     fn failed(error: impl std::fmt::Display) -> Self {
         Self::Failed(error.to_string())
+    }
+
+    fn refused(status: Status) -> Self {
+        match status.code() {
+            Code::Unauthenticated => Self::OtherSecret,
+            _ => Self::failed(status),
+        }
     }
 }
 
@@ -131,6 +135,10 @@ impl FetchBlock for GrpcFetch {
         match self.try_fetch(location, max_bytes).await {
             Ok(frames) => Ok(frames),
             Err(Attempt::TooLarge) => Err(too_large(max_bytes)),
+            Err(Attempt::OtherSecret) => {
+                let reason = "it asks for a shared secret that is not this driver's: give the driver and all executors the same auth.secret";
+                Err(fetch_failed(location, reason).with_code(UNAUTHENTICATED))
+            }
             Err(Attempt::Failed(reason)) => Err(fetch_failed(location, &reason)),
         }
     }
@@ -173,3 +181,68 @@ pub fn fetch_failed(location: &BlockLocation, reason: &str) -> Failure {
 
 /// A shared fetcher.
 pub type Fetcher = Arc<dyn FetchBlock>;
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+
+    use millstream_common::{
+        ids::{BatchId, Epoch, ExecutorId, QueryId, StageId, TaskId},
+        protocol::BlockMeta,
+    };
+    use millstream_proto::auth::RequireSecret;
+    use tokio_stream::{Stream, wrappers::TcpListenerStream};
+    use tonic::{Request, Response, transport::Server};
+
+    use super::*;
+
+    struct Silent;
+
+    #[tonic::async_trait]
+    impl pb::executor_server::Executor for Silent {
+        type FetchStream = Pin<Box<dyn Stream<Item = Result<pb::FetchReply, Status>> + Send>>;
+
+        async fn fetch(
+            &self,
+            _: Request<pb::FetchRequest>,
+        ) -> Result<Response<Self::FetchStream>, Status> {
+            Err(Status::unavailable("never reached"))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_secret_that_an_executor_does_not_take_is_named() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("binds");
+        let address = listener.local_addr().expect("address").to_string();
+        let required = RequireSecret::new(Some(Secret::new("right").expect("secret")));
+        let service = pb::executor_server::ExecutorServer::new(Silent);
+        let serving = Server::builder()
+            .add_service(InterceptedService::new(service, required))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        let _serving = tokio::spawn(serving);
+        let location = BlockLocation {
+            task: TaskId {
+                query: QueryId::random(),
+                epoch: Epoch(1),
+                batch: BatchId(0),
+                stage: StageId(0),
+                partition: 0,
+                attempt: 0,
+            },
+            exchange: 0,
+            partition: 0,
+            executor: ExecutorId::random(),
+            address,
+            meta: BlockMeta::default(),
+        };
+        for secret in [None, Some(Secret::new("wrong").expect("secret"))] {
+            let fetch = GrpcFetch::new(secret, Tls::default(), 1 << 20, Duration::from_secs(60));
+            let failure = fetch.fetch(&location, 1 << 20).await.expect_err("refused");
+            assert_eq!(failure.code, UNAUTHENTICATED);
+            assert!(matches!(failure.kind, FailureKind::FetchFailed { .. }));
+            assert!(failure.message.contains("auth.secret"), "{failure}");
+        }
+    }
+}

@@ -3,7 +3,10 @@
 use std::{collections::HashMap, sync::Arc};
 
 use jiff::tz::TimeZone;
-use millstream_common::ids::{OutputIndex, SourceId, StageId};
+use millstream_common::{
+    failure::Failure,
+    ids::{OutputIndex, SourceId, StageId},
+};
 use millstream_dataflow::{
     plan::{Branch, Exchange, ExchangeRef, OutputPlan, Plan, SourcePlan, StagePlan},
     program::{Programs, StageProgram},
@@ -12,7 +15,7 @@ use millstream_driver::output::OutputDriver;
 
 use crate::{
     error::Error,
-    graph::{Build, CloseFn, Erased, Graph, NodeId, Shape, SourceFactory},
+    graph::{Build, CheckFn, CloseFn, Erased, Graph, Keeping, NodeId, Shape, SourceFactory},
     outputs::Console,
 };
 
@@ -52,6 +55,7 @@ pub struct CompiledJob {
 struct CompiledPrograms {
     plan: Plan,
     programs: Vec<Arc<dyn StageProgram>>,
+    check: Vec<CheckFn>,
     close: Vec<CloseFn>,
 }
 
@@ -62,6 +66,10 @@ impl Programs for CompiledPrograms {
 
     fn program(&self, stage: StageId) -> Option<Arc<dyn StageProgram>> {
         self.programs.get(usize::try_from(stage.0).ok()?).cloned()
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        self.check.iter().try_for_each(|check| check())
     }
 
     fn close(&self) {
@@ -76,6 +84,7 @@ pub(crate) fn compile(graph: &mut Graph, options: &CompileOptions) -> Result<Com
         return Err(problem.clone());
     }
     let ids = stable_ids(graph)?;
+    check_places(graph, &ids)?;
     let users = count_users(graph);
     warn_of_unused(graph, &ids, &users);
     let mut compiler = Compiler {
@@ -88,6 +97,7 @@ pub(crate) fn compile(graph: &mut Graph, options: &CompileOptions) -> Result<Com
         factories: Vec::new(),
         outputs: Vec::new(),
         kept: HashMap::new(),
+        check: Vec::new(),
         close: Vec::new(),
     };
     for node in 0..compiler.graph.nodes.len() {
@@ -106,6 +116,7 @@ pub(crate) fn compile(graph: &mut Graph, options: &CompileOptions) -> Result<Com
         programs: Arc::new(CompiledPrograms {
             plan: compiler.plan,
             programs: compiler.programs,
+            check: compiler.check,
             close: compiler.close,
         }),
     };
@@ -134,6 +145,21 @@ fn stable_ids(graph: &Graph) -> Result<Arc<[String]>, Error> {
         ids.push(id);
     }
     Ok(ids.into())
+}
+
+/// Two outputs of one place would take each other's batches for published.
+fn check_places(graph: &Graph, ids: &[String]) -> Result<(), Error> {
+    let mut outputs: HashMap<&str, NodeId> = HashMap::new();
+    for (node, place) in &graph.places {
+        if let Some(first) = outputs.insert(place, *node) {
+            return Err(Error::DuplicatePlace {
+                first: ids[first.0].clone(),
+                second: ids[node.0].clone(),
+                place: place.clone(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// How many nodes read each node's rows, of those that an output needs. Outputs count one for themselves.
@@ -182,6 +208,7 @@ struct Compiler<'g> {
     outputs: Vec<Arc<dyn OutputDriver>>,
     /// Stages that keep the rows of a node with several users.
     kept: HashMap<NodeId, StageId>,
+    check: Vec<CheckFn>,
     close: Vec<CloseFn>,
 }
 
@@ -248,6 +275,7 @@ impl<'g> Compiler<'g> {
             exchanges,
             program,
             driver,
+            check,
             close,
             empty_to_empty,
             speculative,
@@ -273,6 +301,7 @@ impl<'g> Compiler<'g> {
             stage,
             settings: settings.clone(),
         });
+        self.check.extend(check.clone());
         self.close.extend(close.clone());
         Ok(())
     }
@@ -315,13 +344,7 @@ impl<'g> Compiler<'g> {
             Some(stage) => *stage,
             None => self.keep(node)?,
         };
-        let internal = || Error::Internal {
-            operator: self.ids[node.0].clone(),
-        };
-        let keeping = self.graph.nodes[node.0]
-            .keeping
-            .as_ref()
-            .ok_or_else(internal)?;
+        let keeping = self.keeping(node)?;
         draft
             .branches
             .push(Branch::Exchanges(vec![ExchangeRef { stage, exchange: 0 }]));
@@ -333,17 +356,18 @@ impl<'g> Compiler<'g> {
     fn keep(&mut self, node: NodeId) -> Result<StageId, Error> {
         let mut draft = Draft::new();
         let open = self.open_here(node, &mut draft)?;
-        let internal = || Error::Internal {
-            operator: self.ids[node.0].clone(),
-        };
-        let keeping = self.graph.nodes[node.0]
-            .keeping
-            .as_ref()
-            .ok_or_else(internal)?;
+        let keeping = self.keeping(node)?;
         let program = (keeping.write)(&self.build(node), open)?;
         let stage = self.add_stage(draft, vec![Exchange::Keep], program, |_| {});
         self.kept.insert(node, stage);
         Ok(stage)
+    }
+
+    fn keeping(&self, node: NodeId) -> Result<&'g Keeping, Error> {
+        let keeping = self.graph.nodes[node.0].keeping.as_ref();
+        keeping.ok_or_else(|| Error::Internal {
+            operator: self.ids[node.0].clone(),
+        })
     }
 
     fn open_here(&mut self, node: NodeId, draft: &mut Draft) -> Result<Erased, Error> {

@@ -18,6 +18,18 @@ pub enum Error {
         /// The id.
         id: String,
     },
+    /// Two outputs would write into the same folders.
+    #[error(
+        "{first} and {second} both save to {place}, where only one of them would be seen: give one another prefix, or save the union of the two streams"
+    )]
+    DuplicatePlace {
+        /// The output declared first.
+        first: String,
+        /// The other.
+        second: String,
+        /// Where both go.
+        place: String,
+    },
     /// Streams of two contexts were brought together.
     #[error("{operator} brings together streams of two contexts: make both from the same one")]
     OtherContext {
@@ -76,6 +88,7 @@ impl Error {
         match self {
             Self::NoOutputs => "graph.no_outputs",
             Self::DuplicateName { .. } => "graph.duplicate_name",
+            Self::DuplicatePlace { .. } => "files.duplicate_place",
             Self::OtherContext { .. } => "graph.other_context",
             Self::Partitions { .. } => "graph.partitions",
             Self::Started { .. } => "graph.started",

@@ -82,12 +82,13 @@ impl<T: Data> DStream<T> {
         suffix.clone_into(&mut settings.suffix);
         let files = sink::executor_half(&settings).map_err(|error| unusable(&error))?;
         let publisher = sink::driver_half(&settings).map_err(|error| unusable(&error))?;
-        Ok(self.sink(
+        let output = self.sink(
             "text-files",
             settings.fingerprint(),
             Arc::new(Rendered(files)),
             publisher,
-        ))
+        );
+        Ok(output.alone_at(settings.place()))
     }
 }
 
@@ -109,6 +110,10 @@ impl<T: Data, S: Sink<TextRows>> Sink<Vec<T>> for Rendered<S> {
         task: &TaskContext<'_>,
     ) -> Result<Box<dyn SinkWriter<Vec<T>>>, Failure> {
         Ok(Box::new(RenderedWriter(self.0.writer(id, task)?)))
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        self.0.check()
     }
 
     fn close(&self) {

@@ -83,6 +83,8 @@ pub type SourceFactory = Arc<dyn Fn() -> Result<Box<dyn SourceDriver>, Failure> 
 /// Makes an output's driver half; it is given the output's stable id.
 pub(crate) type OutputFactory =
     Box<dyn Fn(&str, &CompileOptions) -> Arc<dyn OutputDriver> + Send + Sync>;
+/// Whether an executor has what a connector needs of it.
+pub(crate) type CheckFn = Arc<dyn Fn() -> Result<(), Failure> + Send + Sync>;
 /// Lets go of what a connector's executor half holds.
 pub(crate) type CloseFn = Arc<dyn Fn() + Send + Sync>;
 
@@ -112,6 +114,7 @@ pub(crate) enum Shape {
         exchanges: Vec<Exchange>,
         program: ProgramFn,
         driver: OutputFactory,
+        check: Option<CheckFn>,
         close: Option<CloseFn>,
         empty_to_empty: bool,
         speculative: bool,
@@ -153,6 +156,8 @@ pub(crate) struct Graph {
     /// The driver's build, for connectors.
     pub build_id: String,
     pub nodes: Vec<Node>,
+    /// Where outputs go that bear no other beside them.
+    pub places: Vec<(NodeId, String)>,
     /// What was wrong with declarations whose methods can't return errors; the first is reported.
     pub problems: Vec<Error>,
     pub compiled: bool,

@@ -101,14 +101,7 @@ impl<K: Key, V: Data> DStream<(K, V)> {
         MergeValue: Fn(C, V) -> C + Send + Sync + 'static,
         MergeCombined: Fn(C, C) -> C + Send + Sync + 'static,
     {
-        let partitions = self.parallelism;
-        self.combine(
-            "combine_by_key",
-            partitions,
-            create,
-            merge_value,
-            merge_combined,
-        )
+        self.combine_by_key_with(self.parallelism, create, merge_value, merge_combined)
     }
 
     /// As [`combine_by_key`](Self::combine_by_key), in so many partitions.

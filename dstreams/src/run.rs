@@ -180,7 +180,7 @@ impl Prepared {
                 rules: Default::default(),
                 program: None,
             };
-            let query = driver.run_query(setup).await?;
+            let query = driver.run_query(setup)?;
             let executor = executor.map(|executor| {
                 let query = query.clone();
                 let failed = Arc::clone(&executor_failed);

@@ -126,14 +126,7 @@ impl Ledger {
             }
         };
         for (index, spec) in launch.tasks.iter().enumerate() {
-            let task = TaskId {
-                query: launch.query,
-                epoch: launch.epoch,
-                batch: launch.batch,
-                stage: launch.stage,
-                partition: spec.partition,
-                attempt: spec.attempt,
-            };
+            let task = launch.task_id(spec);
             if let Some(highest) = stale {
                 self.answer(stale_report(task, highest));
             } else if self.finished.contains_key(&task) {

@@ -21,13 +21,15 @@ use millstream_proto::{
         executor_server::{Executor, ExecutorServer},
         fetch_reply::What,
     },
+    server,
     tls::Tls,
 };
 use tokio::{net::TcpListener, sync::mpsc, task};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{
-    Request, Response, Status, service::interceptor::InterceptedService, transport::server::Server,
+    Request, Response, Status,
+    service::{Routes, interceptor::InterceptedService},
 };
 
 use crate::{
@@ -74,13 +76,8 @@ pub async fn serve_blocks(
     let service = ExecutorServer::new(BlockService { store })
         .max_decoding_message_size(limits::FETCH_REQUEST)
         .max_encoding_message_size(MAX_FRAME_BYTES + limits::FETCH_REPLY_OVERHEAD);
-    let incoming = tls.accept(listener, "executor.listen");
-    Server::builder()
-        .max_concurrent_streams(Some(limits::CONCURRENT_STREAMS))
-        .http2_keepalive_interval(Some(limits::KEEPALIVE))
-        .http2_keepalive_timeout(Some(limits::KEEPALIVE))
-        .add_service(InterceptedService::new(service, RequireSecret::new(secret)))
-        .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned())
+    let routes = Routes::new(InterceptedService::new(service, RequireSecret::new(secret)));
+    server::serve(&tls, listener, "executor.listen", routes, shutdown)
         .await
         .map_err(|error| {
             Failure::caused_by(FailureKind::Io, "the block server ended", &error)

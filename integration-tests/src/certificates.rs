@@ -3,8 +3,10 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
+use millstream_common::time::{Clock, SystemClock};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     date_time_ymd,
@@ -59,6 +61,16 @@ impl Authority {
         self.make(name, LONG_AGO)
     }
 
+    /// A node whose time is over in a few days.
+    pub fn expiring(&self, name: &str) -> Result<Files, Error> {
+        const DAYS: u64 = 20;
+        let now = u64::try_from(SystemClock::new().wall_millis()).unwrap_or_default() / 1_000;
+        let last = Duration::from_secs(now + DAYS * 86_400);
+        self.make_with(name, |params| {
+            params.not_after = date_time_ymd(1970, 1, 1) + last;
+        })
+    }
+
     /// Trusts another authority's nodes too.
     pub fn trust(&self, other: &Self) -> Result<(), Error> {
         let read = |path: PathBuf| fs::read_to_string(path).map_err(Error::io("read an authority"));
@@ -67,10 +79,20 @@ impl Authority {
     }
 
     fn make(&self, name: &str, last_year: i32) -> Result<Files, Error> {
+        self.make_with(name, |params| {
+            params.not_after = date_time_ymd(last_year, 12, 31);
+        })
+    }
+
+    fn make_with(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Result<Files, Error> {
         let key = KeyPair::generate().map_err(failed)?;
         let names = [NODE_NAME, "localhost", "127.0.0.1"].map(str::to_owned);
         let mut params = CertificateParams::new(names.to_vec()).map_err(failed)?;
-        params.not_after = date_time_ymd(last_year, 12, 31);
+        change(&mut params);
         params.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,

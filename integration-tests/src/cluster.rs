@@ -65,7 +65,10 @@ impl Application {
             arguments: Vec::new(),
             configuration: BTreeMap::new(),
             failpoints: Vec::new(),
-            variables: Vec::new(),
+            variables: vec![(
+                "MILLSTREAM_AUTH__SECRET".to_owned(),
+                "of-the-tests".to_owned(),
+            )],
             folder: folder.to_owned(),
             port,
             cores: 2,
@@ -122,6 +125,12 @@ impl Application {
         self
     }
 
+    /// The same without a variable that was set before.
+    pub fn without_env(mut self, name: &str) -> Self {
+        self.variables.retain(|(known, _)| known != name);
+        self
+    }
+
     /// The same application as another file, such as another build. Its driver and executors use the same port.
     pub fn with_program(mut self, program: impl Into<PathBuf>) -> Self {
         self.program = program.into();
@@ -148,7 +157,6 @@ impl Application {
         let mut command = Command::new(&self.program);
         command.env("MILLSTREAM_FAILPOINTS", self.failpoints.join(";"));
         command.env("MILLSTREAM_FAILPOINT_DIR", self.folder.join("failpoints"));
-        command.env("MILLSTREAM_AUTH__SECRET", "of-the-tests");
         for (name, value) in &self.variables {
             command.env(name, value);
         }

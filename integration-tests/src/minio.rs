@@ -17,7 +17,6 @@ use tokio::runtime::Runtime;
 
 use crate::cluster::{self, Application};
 use crate::process::{ChildProcess, SpawnOptions};
-use crate::wait::wait_for;
 use crate::{Error, installed, ports};
 
 /// The bucket that is there.
@@ -28,8 +27,6 @@ pub const USER: &str = "tests-user";
 pub const PASSWORD: &str = "tests-password";
 
 const START_LIMIT: Duration = Duration::from_secs(120);
-/// How often a start is tried anew, on another port, when the server ends at once.
-const ATTEMPTS: u32 = 3;
 
 /// A running server; killed when it is dropped, and when the test process ends.
 #[derive(Debug)]
@@ -59,14 +56,7 @@ impl Minio {
 
     /// Starts a server, and waits until it answers.
     pub fn start() -> Result<Self, Error> {
-        let mut attempt = 1;
-        loop {
-            match Self::try_start() {
-                // Another process may have taken the port between the choice and the start.
-                Err(Error::Ended { .. }) if attempt < ATTEMPTS => attempt += 1,
-                result => return result,
-            }
-        }
+        ports::start_on_free(Self::try_start)
     }
 
     fn try_start() -> Result<Self, Error> {
@@ -98,17 +88,7 @@ impl Minio {
         };
         let process = ChildProcess::spawn_with("minio", &command, &options)?;
         let health = format!("http://{address}/minio/health/ready");
-        let answered = wait_for(START_LIMIT, "MinIO to answer", || {
-            if cluster::get(&health).is_ok() {
-                return Some(Ok(()));
-            }
-            match process.exit_status() {
-                Ok(None) => None,
-                Ok(Some(_)) => Some(Err(process.ended("it answered"))),
-                Err(error) => Some(Err(error)),
-            }
-        });
-        answered??;
+        process.wait_answers(START_LIMIT, || cluster::get(&health).is_ok())?;
         let client = AmazonS3Builder::new()
             .with_endpoint(format!("http://{address}"))
             .with_allow_http(true)

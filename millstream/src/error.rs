@@ -69,6 +69,17 @@ impl Error {
         }
     }
 
+    /// What went wrong, then the code. A failure's words have their code already, and so have those of whatever it brought down.
+    pub(crate) fn with_code(&self) -> String {
+        let words = self.to_string();
+        let code = format!("[{}]", self.code());
+        if words.contains(&code) {
+            words
+        } else {
+            format!("{words} {code}")
+        }
+    }
+
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {
@@ -126,5 +137,60 @@ impl From<millstream_dstreams::Error> for Error {
 impl From<millstream_dstreams::kafka::OffsetsError> for Error {
     fn from(error: millstream_dstreams::kafka::OffsetsError) -> Self {
         Self::Usage(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use millstream_common::{failure::FailureKind, ids::BatchId};
+    use millstream_driver::{application, query::error::QueryError};
+    use millstream_executor as executor;
+
+    use super::*;
+
+    #[test]
+    fn every_error_is_told_with_its_code_once() {
+        let failure =
+            || Failure::new(FailureKind::Io, "the broker is away").with_code("kafka.away");
+        let batch = || QueryError::Batch {
+            batch: BatchId(3),
+            failure: Box::new(failure()),
+        };
+        let source = QueryError::Source {
+            source_id: "kafka-0".to_owned(),
+            failure: Box::new(failure()),
+        };
+        let output = QueryError::Output {
+            output: "kafka-sink-0".to_owned(),
+            what: "be written to".to_owned(),
+            failure: Box::new(failure()),
+        };
+        let graph = millstream_dstreams::Error::NoOutputs;
+        let errors: [Error; 14] = [
+            Error::usage("give a folder"),
+            Error::FlagTaken {
+                flag: "conf".to_owned(),
+            },
+            Error::other("the job has its own reasons"),
+            Error::other(failure()),
+            failure().into(),
+            graph.into(),
+            RunError::Part(failure()).into(),
+            RunError::State("the context runs").into(),
+            RunError::Query(Arc::new(batch())).into(),
+            RunError::Query(Arc::new(source)).into(),
+            RunError::Query(Arc::new(output)).into(),
+            RunError::Driver(application::Error::Query(batch())).into(),
+            RunError::Executor(executor::Error::Setup(failure())).into(),
+            executor::Error::Refused(failure()).into(),
+        ];
+        for error in errors {
+            let told = error.with_code();
+            let code = format!("[{}]", error.code());
+            assert!(told.ends_with(&code), "{told}");
+            assert_eq!(told.matches(&code).count(), 1, "{told}");
+        }
     }
 }

@@ -178,8 +178,44 @@ where
             .build()?;
         let own: A = serde_json::from_value(sent).map_err(Error::other)?;
         (self.job)(&ssc, own)?;
+        let driving = Driving::start(&ssc, settings.master, config)?;
+        let ready = driving.ready();
+        if let Some(path) = &flags.ready_file {
+            write_ready(path, &ready)?;
+        }
+        if let Some(hook) = self.on_ready {
+            hook(&arguments, &ready);
+        }
+        driving.finish()
+    }
+
+    fn execute(self, flags: &ExecutorArgs) -> ExitCode {
+        let job = self.job;
+        let programs: ProgramsFactory = Arc::new(move |application: &Application| {
+            let ssc = StreamingContext::new(application.clone(), Side::Executor);
+            let arguments: A = ssc.arguments()?;
+            job(&ssc, arguments).map_err(|error| job_failed(&error))?;
+            Ok(ssc.compile(&CompileOptions::default())?.programs)
+        });
+        match execute(flags, programs) {
+            Ok(code) => code,
+            Err(error) => fail(&error),
+        }
+    }
+}
+
+/// A started application with what stands around it. Apart from [`Launcher`], which is compiled anew in every program.
+struct Driving {
+    running: Arc<Running>,
+    children: Option<Children>,
+    master: Master,
+    config: Config,
+}
+
+impl Driving {
+    fn start(ssc: &StreamingContext, master: Master, config: Config) -> Result<Self> {
         let running = ssc.start()?;
-        let children = start_children(&running, settings.master, &config)?;
+        let children = start_children(&running, master, &config)?;
         watch_signals(&running)?;
         if progress::is_shown(config.get(keys::PROGRESS_SHOW)) {
             running.runtime()?.spawn(progress::show(
@@ -187,31 +223,41 @@ where
                 running.cluster().clone(),
             ));
         }
+        Ok(Self {
+            running,
+            children,
+            master,
+            config,
+        })
+    }
+
+    fn ready(&self) -> Ready {
+        let running = &self.running;
         let ready = Ready {
             driver: running.address().map(|address| address.to_string()),
             http: running.http().map(|address| address.to_string()),
             process_id: std::process::id(),
-            executors: children
+            executors: self
+                .children
                 .as_ref()
                 .map(|children| children.ids().lock().clone())
                 .unwrap_or_default(),
         };
-        tracing::info!(driver = ready.driver, http = ready.http, master = %settings.master, "the driver serves");
-        if let Some(path) = &flags.ready_file {
-            write_ready(path, &ready)?;
-        }
-        if let Some(hook) = self.on_ready {
-            hook(&arguments, &ready);
-        }
+        tracing::info!(driver = ready.driver, http = ready.http, master = %self.master, "the driver serves");
+        ready
+    }
+
+    /// Waits for the application's end.
+    fn finish(self) -> Result<ExitCode> {
+        let Self {
+            running,
+            children,
+            config,
+            ..
+        } = self;
         let outcome = running.await_termination();
         if let Some(children) = children {
-            let (stopped, done) = mpsc::sync_channel(1);
-            running.runtime()?.spawn(async move {
-                children.stop().await;
-                let _ = stopped.send(());
-            });
-            // Broken off only with the runtime.
-            let _ = done.recv();
+            stop_children(children, running.runtime()?);
         }
         let stopped = outcome?;
         match stopped.unfinished {
@@ -226,70 +272,57 @@ where
             None => Ok(ExitCode::SUCCESS),
         }
     }
-
-    fn execute(self, flags: &ExecutorArgs) -> ExitCode {
-        match self.try_execute(flags) {
-            Ok(code) => code,
-            Err(error) => fail(&error),
-        }
-    }
-
-    fn try_execute(self, flags: &ExecutorArgs) -> Result<ExitCode> {
-        let build_id = Mutex::new(Some(BuildId::begin()?));
-        let mut config = flags.config()?;
-        let mut drivers = flags.driver.clone();
-        let mut orphaned = None;
-        if flags.child {
-            let orders;
-            (orders, orphaned) = take_orders()?;
-            config = orders.configuration(&config)?;
-            drivers = vec![orders.driver];
-        }
-        begin(&config)?;
-        let mut options = Options::of_config(config.clone())?;
-        options.has_parent = flags.child;
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let link = GrpcLink::new(
-            &drivers,
-            options.secret.as_ref(),
-            &options.tls,
-            config.get(keys::RPC_CONNECT_TIMEOUT),
-            config.get(keys::RPC_MAX_MESSAGE).as_len(),
-            clock,
-        )
-        .map_err(|error| Error::usage(error.to_string()))?;
-        let job = Arc::clone(&self.job);
-        let programs: ProgramsFactory = Arc::new(move |application: &Application| {
-            let ssc = StreamingContext::new(application.clone(), Side::Executor);
-            let arguments: A = ssc.arguments()?;
-            job(&ssc, arguments).map_err(|error| job_failed(&error))?;
-            Ok(ssc.compile(&CompileOptions::default())?.programs)
-        });
-        let take_build_id: millstream_executor::BuildId = Arc::new(move || {
-            let Some(build_id) = build_id.lock().take() else {
-                return Err(Failure::new(
-                    FailureKind::Internal,
-                    "the build id is taken once",
-                ));
-            };
-            build_id.wait().map_err(|error| {
-                Failure::caused_by(FailureKind::Io, "could not read this executable", &error)
-            })
-        });
-        let executor = Executor::new(options, programs, take_build_id, Arc::new(link));
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name("io")
-            .enable_all()
-            .build()?;
-        let reason = runtime.block_on(run_executor(executor, orphaned))?;
-        runtime.shutdown_background();
-        tracing::debug!(?reason, "executor exits");
-        Ok(ExitCode::SUCCESS)
-    }
 }
 
-pub(crate) async fn run_executor(
+/// Runs an executor of these programs to its end.
+pub(crate) fn execute(flags: &ExecutorArgs, programs: ProgramsFactory) -> Result<ExitCode> {
+    let build_id = Mutex::new(Some(BuildId::begin()?));
+    let mut config = flags.config()?;
+    let mut drivers = flags.driver.clone();
+    let mut orphaned = None;
+    if flags.child {
+        let orders;
+        (orders, orphaned) = take_orders()?;
+        config = orders.configuration(&config)?;
+        drivers = vec![orders.driver];
+    }
+    begin(&config)?;
+    let mut options = Options::of_config(config.clone())?;
+    options.has_parent = flags.child;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let link = GrpcLink::new(
+        &drivers,
+        options.secret.as_ref(),
+        &options.tls,
+        config.get(keys::RPC_CONNECT_TIMEOUT),
+        config.get(keys::RPC_MAX_MESSAGE).as_len(),
+        clock,
+    )
+    .map_err(|error| Error::usage(error.to_string()))?;
+    let take_build_id: millstream_executor::BuildId = Arc::new(move || {
+        let Some(build_id) = build_id.lock().take() else {
+            return Err(Failure::new(
+                FailureKind::Internal,
+                "the build id is taken once",
+            ));
+        };
+        build_id.wait().map_err(|error| {
+            Failure::caused_by(FailureKind::Io, "could not read this executable", &error)
+        })
+    });
+    let executor = Executor::new(options, programs, take_build_id, Arc::new(link));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("io")
+        .enable_all()
+        .build()?;
+    let reason = runtime.block_on(run_executor(executor, orphaned))?;
+    runtime.shutdown_background();
+    tracing::debug!(?reason, "executor exits");
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run_executor(
     executor: Executor,
     orphaned: Option<tokio::sync::oneshot::Receiver<()>>,
 ) -> Result<ExitReason> {
@@ -395,9 +428,19 @@ pub(crate) fn start_children_of(
     Ok(Some(children))
 }
 
+pub(crate) fn stop_children(children: Children, runtime: &Runtime) {
+    let (stopped, done) = mpsc::sync_channel(1);
+    runtime.spawn(async move {
+        children.stop().await;
+        let _ = stopped.send(());
+    });
+    // Broken off only with the runtime.
+    let _ = done.recv();
+}
+
 impl Orders {
     /// What an executor of `local-cluster` runs with: its own settings, and its driver's.
-    pub(crate) fn configuration(&self, own: &Config) -> Result<Config> {
+    fn configuration(&self, own: &Config) -> Result<Config> {
         let driver: Config = serde_json::from_value(self.config.clone()).map_err(Error::other)?;
         let mut builder = driver
             .for_executor(own)
@@ -414,7 +457,7 @@ impl Orders {
 }
 
 /// Reads the orders, then watches for the input's end, which means that the driver is gone.
-pub(crate) fn take_orders() -> Result<(Orders, Option<tokio::sync::oneshot::Receiver<()>>)> {
+fn take_orders() -> Result<(Orders, Option<tokio::sync::oneshot::Receiver<()>>)> {
     let (first, line) = mpsc::sync_channel(1);
     let (gone, orphaned) = tokio::sync::oneshot::channel();
     std::thread::Builder::new()
@@ -474,7 +517,7 @@ pub(crate) fn fail(error: &Error) -> ExitCode {
     if is_read {
         tracing::error!(code = error.code(), %error, "the process ends with an error");
     } else {
-        eprintln!("error: {error} [{}]", error.code());
+        eprintln!("error: {}", error.with_code());
     }
     ExitCode::from(error.exit_code())
 }

@@ -31,28 +31,18 @@
 //! }
 //! ```
 
-use std::{
-    process::ExitCode,
-    sync::{Arc, mpsc},
-};
+use std::process::ExitCode;
 
 use clap::FromArgMatches;
-use millstream_common::{
-    config::keys,
-    failure::{Failure, FailureKind},
-    time::{Clock, SystemClock},
-};
-use millstream_executor::{Executor, Options, transport::GrpcLink};
-use parking_lot::Mutex;
 
 pub use clap::Args;
 pub use millstream_sql::*;
 
 use crate::{
     build_id::BuildId,
-    cli::{self, ExecutorArgs, LaunchArgs, Role},
+    cli::{self, LaunchArgs, Role},
     launch::{
-        EXIT_UNCOMMITTED, Ready, begin, fail, run_executor, start_children_of, take_orders,
+        EXIT_UNCOMMITTED, Ready, begin, execute, fail, start_children_of, stop_children,
         with_secret, write_ready,
     },
     signals::Signals,
@@ -85,7 +75,7 @@ where
     };
     let done = match cli::parse::<A>(&mut command, std::env::args_os().collect()) {
         Ok(Role::Driver(flags, own)) => drive(&flags, own, registry, job),
-        Ok(Role::Executor(flags)) => execute(&flags, registry),
+        Ok(Role::Executor(flags)) => execute(&flags, executor_programs(registry)),
         Err(error) => {
             // A closed terminal can't show help.
             let _ = error.print();
@@ -140,13 +130,7 @@ where
     let outcome = job(&session, arguments).map_err(Into::into);
     let stopped = session.stop();
     if let Some(children) = children {
-        let (told, done) = mpsc::sync_channel(1);
-        session.runtime()?.spawn(async move {
-            children.stop().await;
-            let _ = told.send(());
-        });
-        // Broken off only with the runtime.
-        let _ = done.recv();
+        stop_children(children, session.runtime()?);
     }
     outcome?;
     if stopped? {
@@ -174,55 +158,4 @@ fn watch_signals(session: &Session) -> crate::error::Result<()> {
         }
     });
     Ok(())
-}
-
-fn execute(flags: &ExecutorArgs, functions: Registry) -> crate::error::Result<ExitCode> {
-    let build_id = Mutex::new(Some(BuildId::begin()?));
-    let mut config = flags.config()?;
-    let mut drivers = flags.driver.clone();
-    let mut orphaned = None;
-    if flags.child {
-        let orders;
-        (orders, orphaned) = take_orders()?;
-        config = orders.configuration(&config)?;
-        drivers = vec![orders.driver];
-    }
-    begin(&config)?;
-    let options = Options::of_config(config.clone())?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let link = GrpcLink::new(
-        &drivers,
-        options.secret.as_ref(),
-        &options.tls,
-        config.get(keys::RPC_CONNECT_TIMEOUT),
-        config.get(keys::RPC_MAX_MESSAGE).as_len(),
-        clock,
-    )
-    .map_err(|error| crate::Error::usage(error.to_string()))?;
-    let take_build_id: millstream_executor::BuildId = Arc::new(move || {
-        let Some(build_id) = build_id.lock().take() else {
-            return Err(Failure::new(
-                FailureKind::Internal,
-                "the build id is taken once",
-            ));
-        };
-        build_id.wait().map_err(|error| {
-            Failure::caused_by(FailureKind::Io, "could not read this executable", &error)
-        })
-    });
-    let executor = Executor::new(
-        options,
-        executor_programs(functions),
-        take_build_id,
-        Arc::new(link),
-    );
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("io")
-        .enable_all()
-        .build()?;
-    let reason = runtime.block_on(run_executor(executor, orphaned))?;
-    runtime.shutdown_background();
-    tracing::debug!(?reason, "executor exits");
-    Ok(ExitCode::SUCCESS)
 }

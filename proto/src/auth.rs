@@ -100,7 +100,7 @@ impl Interceptor for RequireSecret {
             let presented = request.metadata().get(HEADER);
             if !presented.is_some_and(|value| secret.is_presented_by(value.as_encoded_bytes())) {
                 return Err(Status::unauthenticated(
-                    "the shared secret is missing or wrong: give the executor the driver's auth.secret",
+                    "the shared secret is missing or wrong: give the driver and all executors the same auth.secret",
                 ));
             }
         }

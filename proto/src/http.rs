@@ -10,6 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
     serve::Listener,
 };
+use futures::future::BoxFuture;
 use millstream_common::config::{Config, keys};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -125,12 +126,15 @@ impl HttpServing {
     ///
     /// # Errors
     /// When the server breaks off.
-    pub async fn run(self, shutdown: CancellationToken) -> io::Result<()> {
-        let serving = async { axum::serve(self.incoming, self.router).await };
-        tokio::select! {
-            served = serving => served,
-            () = shutdown.cancelled() => Ok(()),
-        }
+    pub fn run(self, shutdown: CancellationToken) -> BoxFuture<'static, io::Result<()>> {
+        // Boxed: the server is compiled here, not again in each crate that awaits it.
+        Box::pin(async move {
+            let serving = async { axum::serve(self.incoming, self.router).await };
+            tokio::select! {
+                served = serving => served,
+                () = shutdown.cancelled() => Ok(()),
+            }
+        })
     }
 }
 

@@ -7,6 +7,7 @@
 //! - [`http`]: the door of HTTP ports: a token, and TLS beyond this machine
 //! - [`limits`]: bounds on messages and streams
 //! - [`refusal`]: failures as gRPC statuses, and the codes that executors act on
+//! - [`server`]: serving gRPC on a port
 //! - [`tls`]: mutual TLS on every connection between driver and executors
 
 pub mod auth;
@@ -14,6 +15,7 @@ pub mod convert;
 pub mod http;
 pub mod limits;
 pub mod refusal;
+pub mod server;
 pub mod tls;
 
 #[expect(
@@ -23,8 +25,8 @@ pub mod tls;
     reason = "generated; documented in the .proto file"
 )]
 pub mod pb {
-    //! Generated from `proto/millstream.proto`.
-    tonic::include_proto!("millstream.v1");
+    //! Generated from `proto/millstream.proto`; `generate` makes it anew.
+    include!("../generated/millstream.v1.rs");
 }
 
 pub use convert::ConversionError;

@@ -150,16 +150,8 @@ impl Simulation {
         for action in self.scheduler.handle(self.now, event) {
             match action {
                 Action::Launch { executor, launch } => {
-                    for spec in launch.tasks {
-                        let task = TaskId {
-                            query: launch.query,
-                            epoch: launch.epoch,
-                            batch: launch.batch,
-                            stage: launch.stage,
-                            partition: spec.partition,
-                            attempt: spec.attempt,
-                        };
-                        self.running.push_back((executor, task));
+                    for spec in &launch.tasks {
+                        self.running.push_back((executor, launch.task_id(spec)));
                     }
                 }
                 Action::OutputReady { output, .. } => self.ready.push(output),
@@ -180,6 +172,8 @@ impl Simulation {
             batch_time: BatchTime(0),
             plan: Arc::clone(plan),
             splits: vec![splits],
+            state: Arc::default(),
+            watermarks: Default::default(),
             rerun: false,
         }));
         let mut tasks = 0;

@@ -39,7 +39,7 @@ impl SmallFiles {
     }
 }
 
-fn ours(setting: &Setting, files: &SmallFiles) -> Result<Vec<f64>, Error> {
+fn ours(setting: &Setting, files: &SmallFiles) -> Result<Vec<ours::Batch>, Error> {
     let folder = tempfile::tempdir()?;
     let application = setting
         .ours
@@ -48,7 +48,7 @@ fn ours(setting: &Setting, files: &SmallFiles) -> Result<Vec<f64>, Error> {
         .conf("files.max_files_per_batch", FILES_PER_BATCH);
     let driver = application.start_driver()?;
     ours::wait_words(&driver, files.lines() * WORDS_PER_LINE)?;
-    Ok(millis(&ours::wait_batches(&driver, files.lines())?))
+    ours::wait_batches(&driver, files.lines())
 }
 
 fn millis(batches: &[ours::Batch]) -> Vec<f64> {
@@ -64,20 +64,33 @@ fn figure(setting: &Setting, runs: &[Vec<f64>], share: f64) -> Figure {
     Figure::median(Unit::Millis, quantiles.collect())
 }
 
-/// p50 and p99 of ours, beside Spark's.
+/// Means of each run, after its first batches.
+fn mean(setting: &Setting, runs: &[Vec<f64>]) -> Figure {
+    let warm = setting.sizes.warm_small_batches;
+    let means = runs.iter().map(|run| {
+        let counted = run.get(warm..).unwrap_or_default();
+        counted.iter().sum::<f64>() / counted.len().max(1) as f64
+    });
+    Figure::median(Unit::Millis, means.collect())
+}
+
+/// p50 and p99 of ours, and the mean of all that a batch takes, beside Spark's.
 pub fn measure(setting: &Setting) -> Result<Vec<Row>, Error> {
     let files = SmallFiles::write(setting, setting.sizes.small_batches)?;
     let spark_files = SmallFiles::write(setting, setting.sizes.spark_small_batches)?;
     let mut runs = Vec::new();
+    let mut cycles = Vec::new();
     let mut structured = Vec::new();
     let mut dstreams = Vec::new();
     let per_batch = FILES_PER_BATCH.to_string();
     let lines = (FILES_PER_BATCH as u64 * LINES_PER_FILE).to_string();
     let batches = spark_files.batches.to_string();
     for repeat in 1..=setting.sizes.repeats {
-        let run = ours(setting, &files)?;
+        let done = ours(setting, &files)?;
+        let run = millis(&done);
         eprintln!("   {repeat}: ours: {:.2} ms", median(&run));
         runs.push(run);
+        cycles.push(done.iter().map(|batch| batch.cycle).collect());
         let Some(spark) = &setting.spark else {
             continue;
         };
@@ -111,5 +124,13 @@ pub fn measure(setting: &Setting) -> Result<Vec<Row>, Error> {
         ));
         rows.push(row().beside("DStreams 3.5 in Scala", figure(setting, &dstreams, share)));
     }
+    let whole = Row::of(
+        "the same with its planning, back to back, mean".to_owned(),
+        mean(setting, &cycles),
+    );
+    rows.push(match setting.spark {
+        Some(_) => whole.beside("Structured Streaming 4.2", mean(setting, &structured)),
+        None => whole,
+    });
     Ok(rows)
 }

@@ -9,7 +9,6 @@ use crate::{
     Error, Setting,
     ours::{self, RUN_LIMIT, words_of},
     samples::median,
-    sizes::SPLITS,
     table::{Figure, Row, Unit},
 };
 
@@ -19,16 +18,7 @@ const KILLED_IN: usize = 4;
 /// Seconds to the batch's end, and seconds that the batches before it took.
 fn kill(setting: &Setting) -> Result<Option<(f64, f64)>, Error> {
     let folder = tempfile::tempdir()?;
-    let brokers = setting.kafka.brokers(&setting.ours)?;
-    let application = setting
-        .ours
-        .words(folder.path())?
-        .args(["--brokers", &brokers, "--topic", setting.kafka.topic()])
-        .conf(
-            "kafka.max_rate_per_partition",
-            setting.sizes.batch_lines / SPLITS,
-        );
-    let driver = application.start_driver()?;
+    let driver = setting.words_from_kafka(folder.path())?.start_driver()?;
     let executors = driver.wait_ready()?.executors;
     let mut batches = 0;
     driver

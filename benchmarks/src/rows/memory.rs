@@ -46,16 +46,7 @@ fn executors_alive(driver: &Driver) -> usize {
 /// The most of driver and executors together while they count words.
 fn loaded(setting: &Setting) -> Result<f64, Error> {
     let folder = tempfile::tempdir()?;
-    let brokers = setting.kafka.brokers(&setting.ours)?;
-    let application = setting
-        .ours
-        .words(folder.path())?
-        .args(["--brokers", &brokers, "--topic", setting.kafka.topic()])
-        .conf(
-            "kafka.max_rate_per_partition",
-            setting.sizes.batch_lines / SPLITS,
-        );
-    let driver = application.start_driver()?;
+    let driver = setting.words_from_kafka(folder.path())?.start_driver()?;
     let expected = setting.sizes.lines * words::WORDS_PER_LINE;
     let work = || ours::wait_words(&driver, expected);
     let (counted, peak) = peak_during(driver.process.pid(), work);

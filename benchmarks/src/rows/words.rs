@@ -51,8 +51,8 @@ type Rates = BTreeMap<Contender, Vec<f64>>;
 trait Source {
     /// The same for the hand-written programs.
     fn handwritten(&self, words: &str) -> Vec<String>;
-    /// Ours, still without a kind of string.
-    fn ours(&self, application: Application, setting: &Setting) -> Application;
+    /// Ours, still without a kind of string. Its files go to `folder`.
+    fn ours(&self, setting: &Setting, folder: &Path) -> Result<Application, Error>;
     /// For Structured Streaming, still without `running` or `batch`.
     fn structured(&self, setting: &Setting) -> Vec<String>;
     /// For DStreams.
@@ -69,12 +69,8 @@ impl Source for Topic {
         strings(&["kafka", &self.brokers, self.topic, "--words", words])
     }
 
-    fn ours(&self, application: Application, setting: &Setting) -> Application {
-        // Back to back, the rate is one of a second, so of a batch.
-        let rate = setting.sizes.batch_lines / SPLITS;
-        application
-            .args(["--brokers", &self.brokers, "--topic", self.topic])
-            .conf("kafka.max_rate_per_partition", rate)
+    fn ours(&self, setting: &Setting, folder: &Path) -> Result<Application, Error> {
+        setting.words_from_kafka(folder)
     }
 
     fn structured(&self, setting: &Setting) -> Vec<String> {
@@ -104,10 +100,12 @@ impl Source for Files {
         strings(&["files", &self.path(), "--words", words])
     }
 
-    fn ours(&self, application: Application, _: &Setting) -> Application {
-        application
+    fn ours(&self, setting: &Setting, folder: &Path) -> Result<Application, Error> {
+        Ok(setting
+            .ours
+            .words(folder)?
             .args(["--dir", &self.path()])
-            .conf("files.max_files_per_batch", SPLITS)
+            .conf("files.max_files_per_batch", SPLITS))
     }
 
     fn structured(&self, _: &Setting) -> Vec<String> {
@@ -130,13 +128,11 @@ fn borrowed(strings: &[String]) -> Vec<&str> {
 }
 
 /// Runs our word count over all lines, and gives its batches.
-pub fn count(
+fn count(
     setting: &Setting,
-    source: impl FnOnce(Application) -> Application,
+    mut application: Application,
     strings: bool,
-    folder: &Path,
 ) -> Result<Vec<Batch>, Error> {
-    let mut application = source(setting.ours.words(folder)?);
     if strings {
         application = application.args(["--strings"]);
     }
@@ -170,8 +166,8 @@ fn rate(setting: &Setting, source: &dyn Source, contender: Contender) -> Result<
     };
     let of_ours = |strings: bool| -> Result<f64, Error> {
         let folder = tempfile::tempdir()?;
-        let with = |application| source.ours(application, setting);
-        let batches = count(setting, with, strings, folder.path())?;
+        let application = source.ours(setting, folder.path())?;
+        let batches = count(setting, application, strings)?;
         Ok(ours::steady_rate(&batches, warm))
     };
     let structured = |kind: &str| {

@@ -82,9 +82,14 @@ pub(super) fn meaning(error: &ClientError) -> Answer {
         "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken" | "InvalidToken" => {
             return Answer::Final(Meaning::Credentials(said));
         }
+        code if passes(code) => return Answer::Passing(said),
         _ => {}
     }
     match error {
+        // Whatever stands before the store says so too, while the store is away.
+        ClientError::NotFound { .. } if code.is_empty() && status(&text) == Some(404) => {
+            Answer::Passing(said)
+        }
         ClientError::NotFound { .. } => Answer::Absent,
         ClientError::AlreadyExists { .. } | ClientError::Precondition { .. } => Answer::Taken,
         ClientError::PermissionDenied { .. } | ClientError::Unauthenticated { .. } => {
@@ -101,6 +106,25 @@ pub(super) fn meaning(error: &ClientError) -> Answer {
             Some(_) => Answer::Final(Meaning::Refused(said)),
         },
     }
+}
+
+/// Codes of what another try may cure. Some come with status 400: a body that broke off on its way, or came too slowly.
+fn passes(code: &str) -> bool {
+    code.starts_with("Throttl")
+        || matches!(
+            code,
+            "RequestTimeout"
+                | "IncompleteBody"
+                | "BadDigest"
+                | "XAmzContentSHA256Mismatch"
+                | "XAmzContentChecksumMismatch"
+                | "InternalError"
+                | "SlowDown"
+                | "ServiceUnavailable"
+                | "TooManyRequests"
+                | "RequestLimitExceeded"
+                | "RequestThrottled"
+        )
 }
 
 /// An error as one short line.
@@ -179,6 +203,10 @@ mod tests {
             status_of("500 Internal Server Error", ""),
             status_of("429 Too Many Requests", ""),
             status_of("408 Request Timeout", ""),
+            status_of("400 Bad Request", &body("RequestTimeout")),
+            status_of("400 Bad Request", &body("IncompleteBody")),
+            status_of("400 Bad Request", &body("XAmzContentSHA256Mismatch")),
+            status_of("400 Bad Request", &body("ThrottlingException")),
             generic("Error performing PUT http://s/b/k in 2s - HTTP error: operation timed out"),
             generic("connection refused"),
         ] {
@@ -245,6 +273,15 @@ mod tests {
             source: source(),
         };
         assert_eq!(meaning(&absent), Answer::Absent);
+        let answered = |body: &str| ClientError::NotFound {
+            path: path(),
+            source: format!("Server returned non-2xx status code: 404 Not Found: {body}").into(),
+        };
+        assert_eq!(meaning(&answered(&body("NoSuchKey"))), Answer::Absent);
+        for of_a_proxy in ["404 page not found", "<html></html>", ""] {
+            let answer = meaning(&answered(of_a_proxy));
+            assert!(matches!(answer, Answer::Passing(_)), "{of_a_proxy}");
+        }
         let gone = status_of("404 Not Found", &body("NoSuchUpload"));
         assert_eq!(meaning(&gone), Answer::Absent);
         let no_bucket = ClientError::NotFound {

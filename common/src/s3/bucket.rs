@@ -2,6 +2,9 @@
 //!
 //! The client's own retries are off, so that a put whose outcome isn't known is seen as such by who can read it back.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::HashMap,
     fmt,
@@ -12,20 +15,21 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use object_store::{
-    ClientConfigKey, Error as ClientError, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
-    PutPayload, RetryConfig,
-    aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey},
+    Error as ClientError, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    aws::AmazonS3,
     memory::InMemory,
     multipart::{MultipartStore, PartId},
     path::Path,
 };
 use parking_lot::Mutex;
+use tokio::sync::OnceCell;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{
     Error, Settings, Url,
     answers::{Answer, Meaning, meaning, said},
     away::Away,
+    client::client,
 };
 use crate::time::{Clock, Tick, Timer};
 
@@ -35,7 +39,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const FIRST_CONTACT: Duration = Duration::from_secs(15);
 /// How long the machine's or container's role may take to give credentials.
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(5);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A single failure is not spoken of, nor is one that is over at once.
 const FAILURES_SAID: u32 = 3;
 
@@ -92,6 +95,8 @@ struct Shared {
     clock: Arc<dyn Clock>,
     retry_timeout: Duration,
     away: Away,
+    /// Filled once there were credentials. That a machine's role can't be asked for new ones later passes.
+    credentials: OnceCell<()>,
     /// What distinguishes it from other clients of the process.
     identity: String,
 }
@@ -142,6 +147,7 @@ impl Bucket {
             endpoint,
             clock,
             retry_timeout: settings.retry_timeout,
+            credentials: OnceCell::new(),
             identity: identity.clone(),
         });
         OPEN.lock().insert(identity, Arc::downgrade(&shared));
@@ -173,6 +179,7 @@ impl Bucket {
                 endpoint: "its backend".to_owned(),
                 clock,
                 retry_timeout,
+                credentials: OnceCell::new(),
                 identity: String::new(),
             }),
         }
@@ -187,36 +194,48 @@ impl Bucket {
     ///
     /// # Errors
     /// What is missing, and the way out.
-    pub async fn check(&self, prefix: &str) -> Result<(), Error> {
+    pub async fn check(&self, folder: &str) -> Result<(), Error> {
+        let shared = &self.shared;
+        let mut waiting = self.waiting("list", folder);
+        waiting.patience = waiting.patience.min(FIRST_CONTACT);
+        let prefix = path(folder)?;
+        let listed = waiting
+            .until_answered(|| shared.backend.list_with_delimiter(Some(&prefix)))
+            .await?;
+        listed.map(drop).ok_or_else(|| self.absent("list", folder))
+    }
+
+    /// Whether there are credentials. Every request asks that first, until there were some: without, the wait for an answer would be in vain.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub async fn check_credentials(&self) -> Result<(), Error> {
+        let asking = self
+            .shared
+            .credentials
+            .get_or_try_init(|| self.ask_for_credentials());
+        asking.await.copied()
+    }
+
+    async fn ask_for_credentials(&self) -> Result<(), Error> {
         let shared = &self.shared;
         let deadline = shared.clock.now().after(CREDENTIALS_TIMEOUT);
         let found = within(shared.clock.until(deadline), shared.backend.credentials()).await;
         let detail = match found {
-            Some(Ok(())) => None,
-            Some(Err(error)) => Some(said(&error)),
-            None => {
-                Some("there are none in the environment, and this machine has no role".to_owned())
-            }
+            Some(Ok(())) => return Ok(()),
+            Some(Err(error)) => said(&error),
+            None => "there are none in the environment, and this machine has no role".to_owned(),
         };
-        if let Some(detail) = detail {
-            return Err(Error::Credentials {
-                location: format!("s3://{}", shared.name),
-                detail,
-            });
-        }
-        let mut waiting = self.waiting("list", prefix);
-        waiting.patience = waiting.patience.min(FIRST_CONTACT);
-        let prefix = path(prefix)?;
-        waiting
-            .until_answered(|| shared.backend.list_with_delimiter(Some(&prefix)))
-            .await?;
-        Ok(())
+        Err(Error::Credentials {
+            location: format!("s3://{}", shared.name),
+            detail,
+        })
     }
 
     /// What an object holds, if it is there.
     ///
     /// # Errors
-    /// When the store refuses, or is away for too long.
+    /// Without credentials, when the store refuses, or is away for too long.
     pub async fn get(&self, key: &str) -> Result<Option<Bytes>, Error> {
         let path = path(key)?;
         let backend = &self.shared.backend;
@@ -234,9 +253,10 @@ impl Bucket {
         let backend = &self.shared.backend;
         let found = self
             .waiting("look for", key)
-            .until_answered(|| backend.head(&path))
+            // Not HEAD: its answers have no body, which tells a 404 of the store from any other.
+            .until_answered(|| backend.get(&path))
             .await?;
-        Ok(found.map(|found| found.size))
+        Ok(found.map(|found| found.meta.size))
     }
 
     /// Length and xxh3-64 of an object's content, if it is there.
@@ -272,7 +292,7 @@ impl Bucket {
             .waiting("list", folder)
             .until_answered(|| self.list_once(&path))
             .await?;
-        Ok(listed.unwrap_or_default())
+        listed.ok_or_else(|| self.absent("list", folder))
     }
 
     async fn list_once(&self, folder: &Path) -> Result<Vec<(String, u64)>, ClientError> {
@@ -292,10 +312,11 @@ impl Bucket {
     pub async fn put(&self, key: &str, bytes: Bytes) -> Result<(), Error> {
         let path = path(key)?;
         let backend = &self.shared.backend;
-        self.waiting("put", key)
+        let stored = self
+            .waiting("put", key)
             .until_answered(|| backend.put(&path, PutPayload::from(bytes.clone())))
             .await?;
-        Ok(())
+        stored.map(drop).ok_or_else(|| self.absent("put", key))
     }
 
     /// Puts an object if there is none, by one request.
@@ -303,6 +324,7 @@ impl Bucket {
     /// # Errors
     /// When the store refuses.
     pub async fn try_create(&self, key: &str, bytes: Bytes) -> Result<Created, Error> {
+        self.check_credentials().await?;
         let path = path(key)?;
         let options = PutOptions::from(PutMode::Create);
         let payload = PutPayload::from(bytes);
@@ -429,6 +451,12 @@ impl Bucket {
         }
     }
 
+    /// What needs nothing to be there was told that something isn't.
+    fn absent(&self, action: &'static str, key: &str) -> Error {
+        let why = "it says that there is no such object".to_owned();
+        self.refused(action, key, Meaning::Refused(why))
+    }
+
     fn refused(&self, action: &'static str, key: &str, why: Meaning) -> Error {
         self.shared.away.answered();
         why.into_error(action, key, &self.shared.name, &self.shared.endpoint)
@@ -480,6 +508,7 @@ impl Waiting<'_> {
     where
         F: Future<Output = Result<T, ClientError>>,
     {
+        self.bucket.check_credentials().await?;
         loop {
             let detail = match request().await {
                 Ok(value) => {
@@ -503,75 +532,6 @@ impl Waiting<'_> {
             self.pause(&detail).await?;
         }
     }
-}
-
-/// A client as settings and variables say, and the endpoint's name for messages.
-fn client(url: &Url, settings: &Settings) -> Result<(AmazonS3, String), Error> {
-    let refused = |reason: String| Error::Settings {
-        location: url.to_string(),
-        reason,
-    };
-    let mut builder = AmazonS3Builder::from_env().with_bucket_name(url.bucket());
-    if let Some(region) = &settings.region {
-        builder = builder.with_region(region);
-    }
-    if let Some(endpoint) = &settings.endpoint {
-        builder = builder
-            .with_endpoint(endpoint)
-            .with_config(AmazonS3ConfigKey::S3Endpoint, endpoint);
-    }
-    let of_s3 = builder.get_config_value(&AmazonS3ConfigKey::S3Endpoint);
-    let endpoint = of_s3.or_else(|| builder.get_config_value(&AmazonS3ConfigKey::Endpoint));
-    let plain = endpoint.as_deref().is_some_and(|endpoint| {
-        endpoint
-            .get(..7)
-            .is_some_and(|start| start.eq_ignore_ascii_case("http://"))
-    });
-    let allowed_by_variable = std::env::var("AWS_ALLOW_HTTP").is_ok_and(|value| value == "true");
-    if plain && !settings.allow_http && !allowed_by_variable {
-        let endpoint = endpoint.unwrap_or_default();
-        return Err(refused(format!(
-            "the endpoint {endpoint} is plain HTTP, by which everybody on the way can read and change data: use https://, or set \
-             s3.allow_http=true"
-        )));
-    }
-    let connect_timeout = CONNECT_TIMEOUT.min(settings.request_timeout);
-    let options = [
-        (ClientConfigKey::AllowHttp, plain.to_string()),
-        (
-            ClientConfigKey::Timeout,
-            milliseconds(settings.request_timeout),
-        ),
-        (
-            ClientConfigKey::ConnectTimeout,
-            milliseconds(connect_timeout),
-        ),
-    ];
-    for (key, value) in options {
-        builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
-    }
-    let retries = RetryConfig {
-        max_retries: 0,
-        ..RetryConfig::default()
-    };
-    let client = builder
-        .with_retry(retries)
-        .build()
-        .map_err(|error| match &error {
-            ClientError::Generic { source, .. } if source.to_string().contains("AccessKey") => {
-                Error::Credentials {
-                    location: url.to_string(),
-                    detail: source.to_string(),
-                }
-            }
-            _ => refused(error.to_string()),
-        })?;
-    let endpoint = endpoint.unwrap_or_else(|| "Amazon S3".to_owned());
-    Ok((client, endpoint))
-}
-
-fn milliseconds(duration: Duration) -> String {
-    format!("{}ms", duration.as_millis())
 }
 
 fn path(key: &str) -> Result<Path, Error> {

@@ -34,6 +34,10 @@ pub(crate) enum Fault {
     Busy,
     /// 409, and nothing is stored.
     ConflictWithNothing,
+    /// 404 of what stands before the store.
+    NoSuchPage,
+    /// 404 of the store.
+    NoSuchKey,
 }
 
 #[derive(Debug)]
@@ -43,6 +47,7 @@ pub(crate) struct Fake {
     next_puts: Mutex<VecDeque<Fault>>,
     always: Mutex<Option<Fault>>,
     overwrites: AtomicBool,
+    lacks_credentials: AtomicBool,
 }
 
 impl Fake {
@@ -53,6 +58,7 @@ impl Fake {
             next_puts: Mutex::default(),
             always: Mutex::default(),
             overwrites: AtomicBool::new(false),
+            lacks_credentials: AtomicBool::new(false),
         })
     }
 
@@ -69,6 +75,11 @@ impl Fake {
     /// Stores whatever is put, as stores do that don't know the header.
     pub(crate) fn ignore_if_none_match(&self) {
         self.overwrites.store(true, Ordering::Release);
+    }
+
+    /// Whether nobody gives credentials.
+    pub(crate) fn lack_credentials(&self, lacks: bool) {
+        self.lacks_credentials.store(lacks, Ordering::Release);
     }
 
     /// Puts that arrived or should have.
@@ -88,6 +99,8 @@ fn error_of(fault: Fault) -> Error {
     let text = match fault {
         Fault::LoseAnswer | Fault::LoseRequest => "HTTP error: connection closed",
         Fault::Busy => "Server returned non-2xx status code: 503 Service Unavailable: ",
+        Fault::NoSuchPage => return not_found("404 page not found"),
+        Fault::NoSuchKey => return not_found("<Error><Code>NoSuchKey</Code></Error>"),
         Fault::ConflictWithNothing => {
             return Error::AlreadyExists {
                 path: "k".to_owned(),
@@ -101,13 +114,28 @@ fn error_of(fault: Fault) -> Error {
     }
 }
 
+fn not_found(body: &str) -> Error {
+    Error::NotFound {
+        path: "k".to_owned(),
+        source: format!("Server returned non-2xx status code: 404 Not Found: {body}").into(),
+    }
+}
+
 impl fmt::Display for Fake {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("fake")
     }
 }
 
-impl Backend for Fake {}
+#[async_trait]
+impl Backend for Fake {
+    async fn credentials(&self) -> Result<()> {
+        if self.lacks_credentials.load(Ordering::Acquire) {
+            return Err(error_of(Fault::LoseRequest));
+        }
+        Ok(())
+    }
+}
 
 #[async_trait]
 impl ObjectStore for Fake {

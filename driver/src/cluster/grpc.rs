@@ -6,15 +6,16 @@ use futures::{Stream, stream};
 use millstream_common::protocol::{Hello, RegisterRequest, ToDriver};
 use millstream_proto::{
     auth::{RequireSecret, Secret},
-    limits, pb,
+    pb,
     refusal::{to_status, unknown_executor},
+    server,
     tls::Tls,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{
-    Request, Response, Status, Streaming, service::interceptor::InterceptedService,
-    transport::Server,
+    Request, Response, Status, Streaming,
+    service::{Routes, interceptor::InterceptedService},
 };
 
 use super::service::{ClusterHandle, SessionEnd};
@@ -87,25 +88,21 @@ impl DriverServer {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), ServerError> {
         let service = pb::driver_server::DriverServer::new(Service {
             cluster: self.cluster,
+            asks_for_secret: self.secret.is_some(),
             shutdown: shutdown.clone(),
         })
         .max_decoding_message_size(self.max_message)
         .max_encoding_message_size(self.max_message);
         let guarded = InterceptedService::new(service, RequireSecret::new(self.secret));
-        let incoming = self.tls.accept(self.listener, "driver.listen");
-        Server::builder()
-            .http2_keepalive_interval(Some(limits::KEEPALIVE))
-            .http2_keepalive_timeout(Some(limits::KEEPALIVE))
-            .max_concurrent_streams(Some(limits::CONCURRENT_STREAMS))
-            .add_service(guarded)
-            .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned())
-            .await?;
+        let routes = Routes::new(guarded);
+        server::serve(&self.tls, self.listener, "driver.listen", routes, shutdown).await?;
         Ok(())
     }
 }
 
 struct Service {
     cluster: ClusterHandle,
+    asks_for_secret: bool,
     shutdown: CancellationToken,
 }
 
@@ -121,7 +118,10 @@ impl pb::driver_server::Driver for Service {
     ) -> Result<Response<pb::RegisterReply>, Status> {
         let request = RegisterRequest::from(request.into_inner());
         match self.cluster.register(request).await {
-            Ok(reply) => Ok(Response::new(reply.into())),
+            Ok(reply) => Ok(Response::new(pb::RegisterReply {
+                asked_for_secret: self.asks_for_secret,
+                ..reply.into()
+            })),
             Err(failure) => Err(to_status(&failure)),
         }
     }

@@ -155,13 +155,17 @@ pub struct Recovered {
     pub seen: Vec<Vec<BatchId>>,
 }
 
-/// Derives where a query stands whose sources have these stable ids, in order. Pure: the same entries give the same state, however often it is asked.
+/// Derives where a query stands whose sources have these stable ids, in order. `metadata` is what [`metadata`] found in `raw`. Pure: the same entries
+/// give the same state, however often it is asked.
 ///
 /// # Errors
 /// When the entries can't have come about by what drivers do, or tell of sources in another order.
-pub fn recover(raw: &RawCheckpoint, sources: &[String]) -> Result<Recovered, CheckpointError> {
+pub fn recover(
+    raw: &RawCheckpoint,
+    metadata: Option<Metadata>,
+    sources: &[String],
+) -> Result<Recovered, CheckpointError> {
     let parsed = Parsed::read(raw)?;
-    let metadata = parsed.metadata.clone();
     if metadata.is_none()
         && let Some(name) = raw.entries.keys().next()
     {
@@ -188,8 +192,8 @@ pub fn recover(raw: &RawCheckpoint, sources: &[String]) -> Result<Recovered, Che
         .uncommitted
         .and_then(|batch| parsed.offsets.get(&batch).cloned());
     Ok(Recovered {
+        highest_epoch: parsed.highest_epoch(raw, metadata.as_ref()),
         metadata,
-        highest_epoch: parsed.highest_epoch(raw),
         oldest: run.oldest,
         newest_commit,
         uncommitted,
@@ -271,7 +275,6 @@ fn index(source: SourceId) -> Option<usize> {
 
 #[derive(Default)]
 struct Parsed {
-    metadata: Option<Metadata>,
     offsets: BTreeMap<BatchId, Offsets>,
     commits: BTreeMap<BatchId, Commit>,
     starts: BTreeMap<SourceId, SourceStart>,
@@ -283,7 +286,6 @@ impl Parsed {
         let mut parsed = Self::default();
         for (text, bytes) in &raw.entries {
             match Name::parse(text) {
-                Some(Name::Metadata) => parsed.metadata = Some(entries::decode(text, bytes)?),
                 Some(Name::Offsets(batch)) => {
                     let entry: Offsets = entries::decode(text, bytes)?;
                     same_batch(text, batch, entry.batch)?;
@@ -302,16 +304,17 @@ impl Parsed {
                     same_batch(text, batch, entry.batch)?;
                     parsed.seen.insert((source, batch), entry);
                 }
-                Some(Name::Epoch(_)) | None => {}
+                // Metadata is read before anything else.
+                Some(Name::Metadata | Name::Epoch(_)) | None => {}
             }
         }
         Ok(parsed)
     }
 
-    fn highest_epoch(&self, raw: &RawCheckpoint) -> Epoch {
+    fn highest_epoch(&self, raw: &RawCheckpoint, metadata: Option<&Metadata>) -> Epoch {
         let in_offsets = self.offsets.values().map(|entry| entry.author.epoch);
         let in_commits = self.commits.values().map(|entry| entry.author.epoch);
-        let in_metadata = self.metadata.iter().map(|entry| entry.author.epoch);
+        let in_metadata = metadata.map(|entry| entry.author.epoch);
         in_offsets
             .chain(in_commits)
             .chain(in_metadata)

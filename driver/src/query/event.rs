@@ -442,6 +442,8 @@ pub enum Action {
         task: TaskId,
         /// Who should have had it.
         executor: ExecutorId,
+        /// What became of the fetch.
+        failure: Box<Failure>,
     },
     /// Stop the batch's tasks.
     Abort {

@@ -1,10 +1,11 @@
 //! A running batch: its stages, their partitions, the attempts of each, and what follows from the plan alone.
 
 use millstream_common::{
-    ids::{ExecutorId, TaskId},
+    ids::{ExecutorId, SourceId, TaskId},
     protocol::{BlockMeta, TaskOutput},
     time::Tick,
 };
+use millstream_connectors::source::Split;
 use millstream_dataflow::plan::{Branch, Exchange, ExchangeRef};
 
 use super::{
@@ -362,6 +363,11 @@ impl Batch {
                 .inputs
                 .iter()
                 .all(|input| self.stages[*input].is_complete())
+    }
+
+    /// The split that a source stage's partition reads.
+    pub(super) fn split(&self, source: SourceId, within: u32) -> Option<&Split> {
+        self.run.splits.get(source.0 as usize)?.get(within as usize)
     }
 
     /// Whether an exchange keeps partitions where they are.

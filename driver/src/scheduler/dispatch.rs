@@ -355,11 +355,7 @@ fn task_spec(
     let (branch, within) = batch.stages[stage].branch_of(partition)?;
     let input = match batch.branch(stage, branch)? {
         Branch::Source(source) => {
-            let split = batch
-                .run
-                .splits
-                .get(source.0 as usize)?
-                .get(within as usize)?;
+            let split = batch.split(*source, within)?;
             TaskInput::Split {
                 source: *source,
                 split: split.split.clone(),

@@ -192,9 +192,10 @@ impl Scheduler {
         &mut self,
         now: Tick,
         id: QueryId,
-        batch_id: BatchId,
-        output: OutputIndex,
+        (batch_id, output): (BatchId, OutputIndex),
         task: &TaskId,
+        executor: ExecutorId,
+        reason: Box<Failure>,
     ) {
         let max_attempts = self.options.stage_max_attempts;
         let Some(number) = self.queries.find(id) else {
@@ -220,13 +221,25 @@ impl Scheduler {
         }
         batch.announced = false;
         batch.output_rounds += 1;
-        if batch.output_rounds >= max_attempts {
+        let rounds = batch.output_rounds;
+        if rounds >= max_attempts {
             let message = format!(
                 "output {output} could not read the rows that {task} kept, {max_attempts} times in a row; look at the executors' block addresses"
             );
-            let failure = Failure::new(FailureKind::Io, message).in_task(*task);
+            let mut failure = Failure::new(FailureKind::Io, message)
+                .with_code(&reason.code)
+                .in_task(*task);
+            failure.causes.push(reason.message);
+            failure.causes.extend(reason.causes);
             self.fail(number, failure);
             return;
+        }
+        if rounds == 1 {
+            self.note(Note::OutputMissed {
+                task: *task,
+                executor,
+                failure: reason,
+            });
         }
         self.settle(number);
         self.advance(now, number);

@@ -110,6 +110,8 @@ pub enum Event {
         task: TaskId,
         /// Who should have had it.
         executor: ExecutorId,
+        /// What became of the fetch.
+        failure: Box<Failure>,
     },
     /// The batch's blocks are no longer needed (committed, or given up).
     BatchReleased {
@@ -266,6 +268,15 @@ pub enum Note {
         tasks: Vec<TaskId>,
         /// Who had them.
         executor: ExecutorId,
+    },
+    /// The driver half of an output could not read a kept block, for the first time since an output was done; its task runs again.
+    OutputMissed {
+        /// The attempt whose block it is.
+        task: TaskId,
+        /// Who should have had it.
+        executor: ExecutorId,
+        /// What became of the fetch.
+        failure: Box<Failure>,
     },
     /// A task that ran again wrote other rows than its earlier attempt, which had been read already; said where this is a warning only.
     Differed {

@@ -149,11 +149,7 @@ impl Scheduler {
             .filter(|executor| *executor != NOWHERE);
         let preferred = match batch.branch(stage, branch)? {
             Branch::Source(source) => {
-                let split = batch
-                    .run
-                    .splits
-                    .get(source.0 as usize)?
-                    .get(within as usize)?;
+                let split = batch.split(*source, within)?;
                 let key = split.locality.as_deref()?;
                 query.homes.home(*source, key, &mut self.pool)
             }
@@ -228,11 +224,7 @@ impl Scheduler {
             return;
         };
         if let Some(Branch::Source(source)) = batch.branch(stage, branch) {
-            let split = batch
-                .run
-                .splits
-                .get(source.0 as usize)
-                .and_then(|splits| splits.get(within as usize));
+            let split = batch.split(*source, within);
             if let Some(key) = split.and_then(|split| split.locality.as_deref()) {
                 query.homes.moved(*source, key, executor, &mut self.pool);
             }

@@ -48,6 +48,7 @@ impl<T: Data> DStream<T> {
                         row: PhantomData,
                     })
                 }),
+                check: None,
                 close: None,
                 empty_to_empty: true,
                 speculative: true,

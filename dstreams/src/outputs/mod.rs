@@ -39,6 +39,12 @@ impl Output {
         }
         self
     }
+
+    /// No other output of the graph may have this place.
+    pub(crate) fn alone_at(self, place: String) -> Self {
+        self.graph.lock().places.push((self.node, place));
+        self
+    }
 }
 
 impl<T> DStream<T> {

@@ -68,6 +68,7 @@ impl<T: Data> DStream<T> {
                     Ok(with.program(with.typed::<T>(open)?, exit))
                 }),
                 driver: Box::new(|_, _| Arc::new(NothingToDo)),
+                check: None,
                 close: None,
                 empty_to_empty: false,
                 speculative: false,

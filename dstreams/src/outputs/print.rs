@@ -100,6 +100,7 @@ impl<T: Data> DStream<T> {
                         time_zone: options.time_zone.clone(),
                     })
                 }),
+                check: None,
                 close: None,
                 empty_to_empty: true,
                 speculative: true,

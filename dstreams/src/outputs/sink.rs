@@ -28,6 +28,7 @@ impl<T: Data> DStream<T> {
         writer: Arc<dyn Sink<Vec<T>>>,
         driver: Arc<dyn SinkDriver>,
     ) -> Output {
+        let checking = writer.clone();
         let closing = writer.clone();
         self.add_output(Node {
             kind: kind.to_owned(),
@@ -44,6 +45,7 @@ impl<T: Data> DStream<T> {
                     Ok(with.program(with.typed::<T>(open)?, exit))
                 }),
                 driver: Box::new(move |_, _| Arc::new(SinkOutput(driver.clone()))),
+                check: Some(Arc::new(move || checking.check())),
                 close: Some(Arc::new(move || closing.close())),
                 empty_to_empty: true,
                 speculative: false,

@@ -29,6 +29,36 @@ fn reads(stage: u32) -> Branch {
 }
 
 #[test]
+fn two_outputs_of_one_place_are_refused() {
+    let saved = |first: &str, second: &str, suffix: &str| {
+        let ssc = context(1);
+        let numbers = given(&ssc, vec![vec![vec![1i64]]]);
+        numbers.save_as_text_files(first).unwrap().named("first");
+        let second = numbers.save_as_text_files_with(second, suffix).unwrap();
+        second.named("second");
+        ssc
+    };
+    let here = std::env::current_dir().unwrap();
+    let whole = here.join("out/x").display().to_string();
+    for second in ["out/x", "./out/x", "out//x", whole.as_str()] {
+        let error = refused(&saved("out/x", second, ""));
+        assert_eq!(
+            error,
+            Error::DuplicatePlace {
+                first: "first".into(),
+                second: "second".into(),
+                place: whole.clone(),
+            }
+        );
+        assert_eq!(error.code(), "files.duplicate_place");
+    }
+    for (second, suffix) in [("out/y", ""), ("out/x", "txt"), ("x", "")] {
+        let compiled = saved("out/x", second, suffix).compile(&CompileOptions::default());
+        assert!(compiled.is_ok(), "{second} {suffix}");
+    }
+}
+
+#[test]
 fn a_word_count_has_two_stages() {
     let ssc = context(4);
     word_count(&ssc, vec![]);

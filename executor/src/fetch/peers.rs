@@ -64,13 +64,13 @@ impl Peers {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|error| format!("{address} is no address: {error}"))?;
         let dial = self.tls.dial();
-        let channel = endpoint
+        let endpoint = endpoint
             .connect_timeout(self.connect_timeout)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .http2_keep_alive_interval(limits::KEEPALIVE)
-            .keep_alive_timeout(limits::KEEPALIVE)
-            .connect_with_connector_lazy(dial.clone());
+            .keep_alive_timeout(limits::KEEPALIVE);
+        let channel = dial.open_lazily(&endpoint);
         if self.channels.len() >= MAX_CONNECTIONS {
             self.channels.clear();
         }

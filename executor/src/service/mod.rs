@@ -21,6 +21,7 @@ mod tests;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use millstream_common::{
     config::{Address, keys},
     failure::{Failure, FailureKind, Fault, Retry},
@@ -74,7 +75,7 @@ pub enum Error {
     /// It could not be set up on this machine, or the application's graph could not be built.
     #[error("the executor could not start: {0}")]
     Setup(Failure),
-    /// It and the driver don't accept each other's certificates, or only one of them speaks TLS.
+    /// It and the driver don't accept each other's certificates, or only one of them speaks TLS or asks for the secret.
     #[error("no safe connection to the driver: {0}")]
     Unsafe(Failure),
 }
@@ -212,7 +213,12 @@ impl Executor {
     ///
     /// # Errors
     /// [`Error`] when it can't be set up or the driver refuses it for good. An absent driver is waited for.
-    pub async fn run(self, shutdown: CancellationToken) -> Result<ExitReason, Error> {
+    pub fn run(self, shutdown: CancellationToken) -> BoxFuture<'static, Result<ExitReason, Error>> {
+        // Boxed: all of the executor is compiled here, not again in each crate that awaits it.
+        Box::pin(self.run_inside(shutdown))
+    }
+
+    async fn run_inside(self, shutdown: CancellationToken) -> Result<ExitReason, Error> {
         let life = Life::new(shutdown, self.leave.clone(), Arc::clone(&self.clock));
         let node = self.start_node().await?;
         self.blocks.send_replace(Some(Arc::clone(&node.store)));

@@ -99,6 +99,7 @@ struct Played {
     known: Arc<Mutex<BTreeSet<ExecutorId>>>,
     refusal: Option<Failure>,
     shared_files: Vec<SharedFile>,
+    asks_for_secret: bool,
 }
 
 #[tonic::async_trait]
@@ -130,7 +131,10 @@ impl Driver for Played {
             },
             shared_files: self.shared_files.clone(),
         };
-        Ok(Response::new(reply.into()))
+        Ok(Response::new(pb::RegisterReply {
+            asked_for_secret: self.asks_for_secret,
+            ..reply.into()
+        }))
     }
 
     type SessionStream = ReceiverStream<Result<pb::DriverMessage, Status>>;
@@ -200,6 +204,21 @@ pub(super) async fn play_on(
     refusal: Option<Failure>,
     shared_files: Vec<SharedFile>,
 ) -> Stage {
+    play_with(listener, refusal, shared_files, Some(secret("right")))
+}
+
+/// Asks for no secret.
+pub(super) async fn play_openly() -> Stage {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    play_with(listener, None, vec![], None)
+}
+
+fn play_with(
+    listener: TcpListener,
+    refusal: Option<Failure>,
+    shared_files: Vec<SharedFile>,
+    required: Option<Secret>,
+) -> Stage {
     let address = listener.local_addr().expect("address").to_string();
     let (lines, next_line) = mpsc::channel(10);
     let (registered, next_registration) = mpsc::channel(10);
@@ -210,8 +229,9 @@ pub(super) async fn play_on(
         known: Arc::clone(&known),
         refusal,
         shared_files,
+        asks_for_secret: required.is_some(),
     };
-    let required = RequireSecret::new(Some(secret("right")));
+    let required = RequireSecret::new(required);
     let service = InterceptedService::new(DriverServer::new(played), required);
     let stop = CancellationToken::new();
     let serving = Server::builder()

@@ -102,6 +102,7 @@ impl Registration {
         let build_id = build_id.to_owned();
         let built = task::spawn_blocking(move || {
             let programs = build(&factory, &application)?;
+            programs.check()?;
             let fingerprint = programs.session_fingerprint(&build_id);
             let unshared: Vec<String> = shared_files.iter().filter_map(unshared).collect();
             Ok::<_, Failure>((programs, fingerprint, unshared))

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use millstream_common::{
     config::{Address, Config},
-    failure::FailureKind,
+    failure::{Failure, FailureKind},
     ids::{BatchId, Epoch, ExecutorId, StageId, TaskId},
     protocol::{
         Application, QueryGrant, RegisterReply, SharedFile, StageLaunch, TaskInput, TaskOutput,
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Error, Executor, ExitReason, Handle, ProgramsFactory,
-    played::{play, play_on, secret},
+    played::{play, play_on, play_openly, secret},
 };
 use crate::{
     Options,
@@ -43,6 +43,24 @@ impl Programs for TestPrograms {
 
     fn program(&self, stage: StageId) -> Option<Arc<dyn StageProgram>> {
         (stage == StageId(0)).then(|| Arc::clone(&self.program))
+    }
+}
+
+/// Finds on registration that something is missing.
+struct Lacking(Plan);
+
+impl Programs for Lacking {
+    fn plan(&self) -> &Plan {
+        &self.0
+    }
+
+    fn program(&self, _: StageId) -> Option<Arc<dyn StageProgram>> {
+        None
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        let runtime = tokio::runtime::Handle::current();
+        runtime.block_on(async { Err(refusal::refusal("s3.credentials", "there are none")) })
     }
 }
 
@@ -90,6 +108,10 @@ impl Running {
 }
 
 fn start(driver: &str, secret_text: &str) -> Running {
+    start_with(driver, secret_text, programs())
+}
+
+fn start_with(driver: &str, secret_text: &str, programs: ProgramsFactory) -> Running {
     let secret = secret(secret_text);
     let options = Options {
         listen: Some(Address::loopback(0)),
@@ -106,7 +128,7 @@ fn start(driver: &str, secret_text: &str) -> Running {
         Arc::new(SystemClock::new()),
     );
     let build_id = Arc::new(|| Ok("build-1".to_owned()));
-    let executor = Executor::new(options, programs(), build_id, Arc::new(link.expect("link")));
+    let executor = Executor::new(options, programs, build_id, Arc::new(link.expect("link")));
     let shutdown = CancellationToken::new();
     Running {
         handle: executor.handle(),
@@ -184,6 +206,16 @@ async fn registers_runs_tasks_and_ends_when_told() {
 }
 
 #[tokio::test]
+async fn an_executor_that_lacks_something_ends_when_it_registers() {
+    let stage = play().await;
+    let lacking: ProgramsFactory = Arc::new(|_| Ok(Arc::new(Lacking(Plan::default())) as _));
+    let executor = start_with(&stage.address, "right", lacking);
+    let error = executor.end().await.expect_err("it lacks something");
+    assert!(matches!(error, Error::Setup(_)));
+    assert_eq!(error.code(), "s3.credentials");
+}
+
+#[tokio::test]
 async fn heartbeats_go_on_while_every_slot_computes() {
     let mut stage = play().await;
     let executor = start(&stage.address, "right");
@@ -216,6 +248,16 @@ async fn a_wrong_secret_is_final_and_says_so() {
     assert!(matches!(error, Error::Refused(_)));
     assert_eq!(error.code(), refusal::UNAUTHENTICATED);
     assert!(error.to_string().contains("auth.secret"), "{error}");
+}
+
+#[tokio::test]
+async fn an_executor_with_a_secret_does_not_stay_where_none_is_asked_for() {
+    let stage = play_openly().await;
+    let executor = start(&stage.address, "right");
+    let error = executor.end().await.expect_err("no safe connection");
+    assert!(matches!(error, Error::Unsafe(_)) && error.is_misconfigured());
+    assert_eq!(error.code(), refusal::UNAUTHENTICATED);
+    assert!(error.to_string().contains("asks for none"), "{error}");
 }
 
 #[tokio::test]

@@ -62,6 +62,7 @@ pub struct GrpcLink {
     endpoints: Vec<(String, Endpoint, Dial)>,
     last_good: AtomicUsize,
     secret: PresentSecret,
+    has_secret: bool,
     timeout: Duration,
     max_message: usize,
     clock: Arc<dyn Clock>,
@@ -116,6 +117,7 @@ impl GrpcLink {
             endpoints,
             last_good: AtomicUsize::new(0),
             secret: PresentSecret::new(secret),
+            has_secret: secret.is_some(),
             timeout,
             max_message,
             clock,
@@ -123,8 +125,8 @@ impl GrpcLink {
     }
 
     async fn connect(&self, endpoint: &Endpoint, dial: &Dial) -> Result<Client, String> {
-        let channel = endpoint
-            .connect_with_connector(dial.clone())
+        let channel = dial
+            .open(endpoint)
             .await
             .map_err(|error| error_chain(&error))?;
         let client = DriverClient::with_interceptor(channel, self.secret.clone())
@@ -190,8 +192,15 @@ impl DriverLink for GrpcLink {
                 let request = request.clone();
                 async move { client.register(Request::new(request)).await }
             })
-            .await?;
-        RegisterReply::try_from(reply.into_inner()).map_err(malformed)
+            .await?
+            .into_inner();
+        if self.has_secret && !reply.asked_for_secret {
+            return Err(LinkError::Unsafe(refusal::refusal(
+                refusal::UNAUTHENTICATED,
+                "this executor has an auth.secret, and the driver asks for none: give the driver and all executors the same one",
+            )));
+        }
+        RegisterReply::try_from(reply).map_err(malformed)
     }
 
     async fn session(&self, hello: Hello) -> Result<Session, LinkError> {

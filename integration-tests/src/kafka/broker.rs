@@ -13,14 +13,11 @@ use tempfile::TempDir;
 use super::KafkaClient;
 use crate::process::{ChildProcess, Signal, SpawnOptions};
 use crate::proxy::TcpProxy;
-use crate::wait::wait_for;
 use crate::{Error, installed, ports};
 
 /// Java needs seconds, and many of them while other tests use the processors.
 const START_LIMIT: Duration = Duration::from_secs(120);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
-/// How often a start is tried anew, on other ports, when the broker ends at once.
-const ATTEMPTS: u32 = 3;
 
 /// Small and quick to start rather than fast.
 const JVM_FLAGS: [&str; 6] = [
@@ -111,14 +108,7 @@ impl KafkaBroker {
 
     /// Starts a broker with the given options, and waits until it answers.
     pub fn start_with(options: &BrokerOptions) -> Result<Self, Error> {
-        let mut attempt = 1;
-        loop {
-            match Self::try_start(options) {
-                // Another process may have taken a port between the choice and the start.
-                Err(Error::Ended { .. }) if attempt < ATTEMPTS => attempt += 1,
-                result => return result,
-            }
-        }
+        ports::start_on_free(|| Self::try_start(options))
     }
 
     /// The one broker of this test binary, started by the first call. Topics are its tests' own, see
@@ -284,20 +274,10 @@ fn launch(
         ..SpawnOptions::default()
     };
     let process = ChildProcess::spawn_with("kafka", &command, &options)?;
-    let answered = wait_for(START_LIMIT, "Kafka to answer", || {
-        if client
-            .broker_count(Duration::from_secs(2))
-            .is_ok_and(|count| count > 0)
-        {
-            return Some(Ok(()));
-        }
-        match process.exit_status() {
-            Ok(None) => None,
-            Ok(Some(_)) => Some(Err(process.ended("it answered"))),
-            Err(error) => Some(Err(error)),
-        }
-    });
-    answered??;
+    process.wait_answers(START_LIMIT, || {
+        let brokers = client.broker_count(Duration::from_secs(2));
+        brokers.is_ok_and(|count| count > 0)
+    })?;
     Ok(process)
 }
 

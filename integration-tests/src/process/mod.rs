@@ -234,6 +234,25 @@ impl ChildProcess {
         wait_for(within, &what, || self.exit_status().transpose())?
     }
 
+    /// Waits until a server answers; fails as soon as it ends instead.
+    pub(crate) fn wait_answers(
+        &self,
+        within: Duration,
+        mut answers: impl FnMut() -> bool,
+    ) -> Result<(), Error> {
+        let what = format!("{} to answer", self.name);
+        wait_for(within, &what, || {
+            if answers() {
+                return Some(Ok(()));
+            }
+            match self.exit_status() {
+                Ok(None) => None,
+                Ok(Some(_)) => Some(Err(self.ended("it answered"))),
+                Err(error) => Some(Err(error)),
+            }
+        })?
+    }
+
     /// Waits until it has ended, and fails unless its exit status is zero.
     pub fn wait_success(&self, within: Duration) -> Result<(), Error> {
         let status = self.wait_exit(within)?;

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     io::Write,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{ChildStdin, Command, Stdio},
     time::Duration,
@@ -12,7 +13,7 @@ use std::{
 use millstream_common::config::Spec;
 use millstream_integration_tests::{
     compose::{Compose, Container, IMAGES, bounded, docker, output},
-    process::ChildProcess,
+    process::{ChildProcess, Signal},
     wait::{wait_for, wait_until},
 };
 
@@ -306,6 +307,71 @@ fn without_a_secret_compose_says_what_to_do() {
     let example = fs::read_to_string(deploy().join(".env.example")).unwrap();
     let has = |name: &&str| example.contains(&format!("\n{name}="));
     assert!(needed.iter().all(has), "{example}");
+}
+
+/// What the driver's container runs: a script for `sh -c`, in which `$` stands twice.
+fn script_of_driver() -> String {
+    let file = fs::read_to_string(deploy().join("compose.yaml")).unwrap();
+    let driver = file.split("\n  driver:\n").nth(1).unwrap();
+    let script = driver.split("      - |\n").nth(1).unwrap();
+    let lines = script
+        .lines()
+        .map_while(|line| line.strip_prefix("        "));
+    lines.collect::<Vec<_>>().join("\n").replace("$$", "$")
+}
+
+/// The driver's container without Docker, where the program is a script.
+fn container_of(program: &str) -> (TempDir, ChildProcess) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("program");
+    fs::write(
+        &path,
+        format!("#!/bin/sh\ncd {}\n{program}\n", folder.path().display()),
+    )
+    .unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = Command::new("/bin/sh");
+    command
+        .arg("-c")
+        .arg(script_of_driver())
+        .args(["sh", "one", "two words"]);
+    command.env("APP", &path);
+    let process = ChildProcess::spawn("container", &command).unwrap();
+    (folder, process)
+}
+
+#[test]
+fn a_superseded_driver_of_compose_stays_down() {
+    let (_folder, container) = container_of("exit 3");
+    let runs = format!("/proc/{}/comm", container.pid());
+    wait_until(SOON, "the container to sleep", || {
+        fs::read_to_string(&runs).unwrap() == "sleep\n"
+    })
+    .unwrap();
+    assert_eq!(container.exit_status().unwrap(), None);
+    container.signal(Signal::TERM).unwrap();
+    container.wait_exit(SOON).unwrap();
+}
+
+#[test]
+fn a_driver_of_compose_gets_arguments_and_signals_and_its_exit_code_is_kept() {
+    let (_folder, container) =
+        container_of("[ \"$1\" = one ] && [ \"$2\" = 'two words' ] && exit 4");
+    assert_eq!(container.wait_exit(SOON).unwrap().code(), Some(4));
+
+    // It takes a while to stop, in which it is waited for.
+    let stops = "trap 'touch told; while [ ! -e go ]; do sleep 0.01; done; exit 0' TERM; touch ready; while :; do sleep 0.01; done";
+    let (folder, container) = container_of(stops);
+    let there = |name: &str| {
+        let path = folder.path().join(name);
+        wait_until(SOON, name, || path.exists()).unwrap();
+    };
+    there("ready");
+    container.signal(Signal::TERM).unwrap();
+    there("told");
+    assert_eq!(container.exit_status().unwrap(), None);
+    fs::write(folder.path().join("go"), "").unwrap();
+    assert_eq!(container.wait_exit(SOON).unwrap().code(), Some(0));
 }
 
 /// The configuration keys that a compose file gives to programs: `--conf=key=..`.

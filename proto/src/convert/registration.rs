@@ -44,6 +44,8 @@ impl From<RegisterReply> for pb::RegisterReply {
             executor: ids::wire_executor(reply.executor),
             application: Some(reply.application.into()),
             shared_files: wire_all(reply.shared_files),
+            // The server's affair.
+            asked_for_secret: false,
         }
     }
 }

@@ -8,10 +8,12 @@ use std::{
     task::{Context, Poll},
 };
 
+use futures::future::BoxFuture;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, rustls::ClientConfig, rustls::pki_types::ServerName};
+use tonic::transport::{Channel, Endpoint, Error};
 use tower::Service;
 
 use super::{
@@ -45,6 +47,21 @@ impl Dial {
     /// Why what answered at the newest connection is no node, where it seems to be something else. A node may be there later.
     pub fn foreign(&self) -> Option<Foreign> {
         self.slot.lock().foreign
+    }
+
+    /// Connects as the endpoint says.
+    ///
+    /// # Errors
+    /// When nobody answers there, or not as a node does; see [`Dial::trouble`] and [`Dial::foreign`].
+    pub fn open(&self, endpoint: &Endpoint) -> BoxFuture<'static, Result<Channel, Error>> {
+        let (endpoint, dial) = (endpoint.clone(), self.clone());
+        // Boxed: the HTTP/2 client is compiled here, not again in each crate that connects.
+        Box::pin(async move { endpoint.connect_with_connector(dial).await })
+    }
+
+    /// A channel that connects when it is used.
+    pub fn open_lazily(&self, endpoint: &Endpoint) -> Channel {
+        endpoint.connect_with_connector_lazy(self.clone())
     }
 
     async fn connect(self, uri: Uri) -> io::Result<Line> {

@@ -1,6 +1,6 @@
 //! Reads the authority, the certificate and the key, and refuses at the start what would be refused by every peer later.
 
-use std::{fs, io, sync::Arc};
+use std::{fs, io, sync::Arc, time::Duration};
 
 use tokio_rustls::rustls::{
     self, ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
@@ -24,6 +24,8 @@ use super::{Material, NODE_NAME, trouble::Flaw};
 const CA: &str = "tls.ca";
 const CERT: &str = "tls.cert";
 const KEY: &str = "tls.key";
+/// A certificate that expires within this time is spoken of at the start.
+const SOON: Duration = Duration::from_secs(30 * 86_400);
 
 /// The files can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -98,13 +100,20 @@ pub(super) fn load(ca: &str, cert: &str, key: &str) -> Result<Material, Error> {
     let private = read_key(key)?;
     let provider = Arc::new(ring::default_provider());
     let verifiers = Verifiers::new(&roots, &provider).map_err(unusable)?;
+    let now = UnixTime::now();
     verifiers
-        .check_own(&chain)
+        .check_own(&chain, now)
         .map_err(|error| Error::Certificate {
             cert: cert.to_owned(),
             ca: ca.to_owned(),
             flaw: Flaw::of_error(&error),
         })?;
+    let later = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs()) + SOON);
+    let checked = verifiers.check_own(&chain, later);
+    let expires_soon = match checked.map_err(|error| Flaw::of_error(&error)) {
+        Err(Flaw::Expired(day)) => day,
+        _ => None,
+    };
     let mismatch = |source| match source {
         rustls::Error::InconsistentKeys(_) => Error::KeyMismatch {
             key: key.to_owned(),
@@ -143,6 +152,7 @@ pub(super) fn load(ca: &str, cert: &str, key: &str) -> Result<Material, Error> {
         client: Arc::new(client),
         server: Arc::new(server),
         http: Arc::new(http),
+        expires_soon,
     })
 }
 
@@ -230,11 +240,14 @@ impl Verifiers {
     }
 
     /// What every peer will check, in both roles.
-    fn check_own(&self, chain: &[CertificateDer<'static>]) -> Result<(), rustls::Error> {
+    fn check_own(
+        &self,
+        chain: &[CertificateDer<'static>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
         let Some((own, intermediates)) = chain.split_first() else {
             return Err(rustls::Error::NoCertificatesPresented);
         };
-        let now = UnixTime::now();
         self.of_servers
             .verify_server_cert(own, intermediates, &self.of_clients.name, &[], now)?;
         self.of_clients

@@ -48,6 +48,8 @@ pub(crate) struct Material {
     server: Arc<ServerConfig>,
     /// For HTTP, where clients present a token and no certificate.
     http: Arc<ServerConfig>,
+    /// The day on which the certificate expires, where that is soon.
+    expires_soon: Option<String>,
 }
 
 impl Tls {
@@ -63,7 +65,15 @@ impl Tls {
         ) else {
             return Ok(Self::default());
         };
-        Self::load(&ca, &cert, &key)
+        let tls = Self::load(&ca, &cert, &key)?;
+        if let Some(day) = tls.expires_soon() {
+            tracing::warn!(
+                certificate = cert,
+                expires = day,
+                "the certificate of this node expires soon; put a new one in place and restart"
+            );
+        }
+        Ok(tls)
     }
 
     /// Reads the authority's certificate, this node's, and its key.
@@ -73,6 +83,11 @@ impl Tls {
     pub fn load(ca: &str, cert: &str, key: &str) -> Result<Self, Error> {
         let material = files::load(ca, cert, key)?;
         Ok(Self(Some(Arc::new(material))))
+    }
+
+    /// The day on which this node's certificate expires, where that is within 30 days from when it was read.
+    pub fn expires_soon(&self) -> Option<&str> {
+        self.0.as_ref()?.expires_soon.as_deref()
     }
 
     /// Whether connections are encrypted.

@@ -7,7 +7,10 @@ use std::{
 };
 
 use http::Uri;
-use millstream_common::config::Config;
+use millstream_common::{
+    config::Config,
+    time::{Clock, SystemClock},
+};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     date_time_ymd,
@@ -61,9 +64,22 @@ impl Authority {
 
     /// A certificate of `name`, in force until the end of `year`.
     fn make(&self, file: &str, name: &str, year: i32) {
-        let key = KeyPair::generate().expect("key");
         let mut params = CertificateParams::new(vec![name.to_owned()]).expect("params");
         params.not_after = date_time_ymd(year, 12, 31);
+        self.sign(file, params);
+    }
+
+    /// A node's certificate that is in force for so many days more.
+    fn make_for(&self, file: &str, days: u64) {
+        let mut params = CertificateParams::new(vec![NODE_NAME.to_owned()]).expect("params");
+        let now = u64::try_from(SystemClock::new().wall_millis()).expect("time") / 1_000;
+        let last = Duration::from_secs(now + days * 86_400);
+        params.not_after = date_time_ymd(1970, 1, 1) + last;
+        self.sign(file, params);
+    }
+
+    fn sign(&self, file: &str, mut params: CertificateParams) {
+        let key = KeyPair::generate().expect("key");
         params.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
@@ -372,7 +388,7 @@ fn an_alert_says_what_is_wrong_with_our_certificate() {
     };
     assert_eq!(
         trouble(AlertDescription::CertificateExpired),
-        Some(Trouble::OurCertificate(Flaw::Expired(None)))
+        Some(Trouble::OurCertificate(Flaw::OutOfTime))
     );
     assert_eq!(trouble(AlertDescription::InternalError), None);
     let failure = Trouble::PlainText.to_failure("driver:7077");
@@ -382,4 +398,18 @@ fn an_alert_says_what_is_wrong_with_our_certificate() {
 #[test]
 fn without_the_keys_tls_is_off() {
     assert!(!Tls::of_config(&Config::default()).expect("plain").is_on());
+}
+
+#[test]
+fn a_certificate_that_expires_soon_is_known() {
+    let authority = authority("ours");
+    let soon = |days| {
+        authority.make_for("short", days);
+        let tls = authority.load("short.pem", "short.key").expect("loaded");
+        tls.expires_soon().map(str::to_owned)
+    };
+    assert_eq!(soon(32), None);
+    let day = soon(28).expect("soon");
+    assert_eq!(day.len(), "2026-01-31".len(), "{day}");
+    assert_eq!(Tls::default().expires_soon(), None);
 }

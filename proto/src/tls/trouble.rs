@@ -21,6 +21,8 @@ pub enum Flaw {
     Expired(Option<String>),
     /// Its time hasn't come.
     NotYetValid,
+    /// One of the two; alerts don't tell them apart.
+    OutOfTime,
     /// The authority didn't sign it.
     OtherAuthority,
     /// It isn't made for a node.
@@ -61,7 +63,7 @@ impl Flaw {
     /// What the other side's alert says of our certificate; `None` for alerts about something else.
     fn of_alert(alert: AlertDescription) -> Option<Self> {
         match alert {
-            AlertDescription::CertificateExpired => Some(Self::Expired(None)),
+            AlertDescription::CertificateExpired => Some(Self::OutOfTime),
             AlertDescription::UnknownCA | AlertDescription::DecryptError => {
                 Some(Self::OtherAuthority)
             }
@@ -87,6 +89,9 @@ impl fmt::Display for Flaw {
                 .write_str("has expired: make a new one with `millstream certs`"),
             Self::NotYetValid => formatter.write_str(
                 "isn't in force yet: compare this machine's clock with that of the one it was made on",
+            ),
+            Self::OutOfTime => formatter.write_str(
+                "has expired or isn't in force yet: compare the clocks of both machines, and if they agree make a new one with `millstream certs`",
             ),
             Self::OtherAuthority => formatter.write_str(
                 "is signed by another authority: sign the certificates of all nodes with one, and name that one in tls.ca everywhere",

@@ -241,7 +241,7 @@ impl Host {
         let begun = async move {
             let mut driver = driver.lock().await;
             let driver = driver.as_mut().ok_or_else(ended)?;
-            let handle = driver.run_query(setup).await?;
+            let handle = driver.run_query(setup)?;
             let ready = handle.ready().await.map_err(Error::Query)?;
             Ok::<_, Error>((ready.query, handle))
         };

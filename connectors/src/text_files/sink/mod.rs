@@ -106,6 +106,20 @@ impl Settings {
         }
     }
 
+    /// Where batches go, however the prefix is written. Two outputs of one place would take each other's batches for published.
+    pub fn place(&self) -> String {
+        let prefix = match s3::Url::parse(&self.prefix) {
+            Ok(url) => url.to_string(),
+            Err(_) => std::path::absolute(&self.prefix)
+                .map_or_else(|_| self.prefix.clone(), |path| path.display().to_string()),
+        };
+        if self.suffix.is_empty() {
+            prefix
+        } else {
+            format!("{prefix}-*.{}", self.suffix)
+        }
+    }
+
     /// What a checkpoint depends on.
     pub fn fingerprint(&self) -> serde_json::Value {
         serde_json::json!({ "prefix": self.prefix, "suffix": self.suffix })

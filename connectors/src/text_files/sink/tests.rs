@@ -19,7 +19,7 @@ use crate::{
     sink::{Sink, SinkBatch, SinkDriver, SinkStart, WriteId},
 };
 
-const OUTPUT_ID: &str = "save as text/0";
+pub(super) const OUTPUT_ID: &str = "save as text/0";
 
 struct Output {
     folder: tempfile::TempDir,
@@ -50,16 +50,7 @@ impl Output {
 
     fn write(&self, attempt: Attempt, text: &str) -> Result<SinkCommit, Failure> {
         let sink = TextFileSink::new(&self.settings).unwrap();
-        let services = NoServices;
-        let mut task = attempt.task(&services);
-        let id = WriteId::of(&task, OUTPUT_ID);
-        let mut writer = sink.writer(id, &task)?;
-        let rows = TextRows {
-            text: text.to_owned(),
-            rows: text.lines().count() as u64,
-        };
-        writer.write(rows, &mut task)?;
-        writer.finish(&mut task)
+        write(&sink, attempt, text)
     }
 
     /// Visible files by their path below the output's parent, with their content.
@@ -93,13 +84,52 @@ impl Output {
     }
 }
 
-fn batch(query: QueryId, epoch: u64) -> SinkBatch {
+/// Writes `text` as this attempt.
+pub(super) fn write(
+    sink: &impl Sink<TextRows>,
+    attempt: Attempt,
+    text: &str,
+) -> Result<SinkCommit, Failure> {
+    let services = NoServices;
+    let mut task = attempt.task(&services);
+    let id = WriteId::of(&task, OUTPUT_ID);
+    let mut writer = sink.writer(id, &task)?;
+    let rows = TextRows {
+        text: text.to_owned(),
+        rows: text.lines().count() as u64,
+    };
+    writer.write(rows, &mut task)?;
+    writer.finish(&mut task)
+}
+
+/// The first batch.
+pub(super) fn batch(query: QueryId, epoch: u64) -> SinkBatch {
     SinkBatch {
         query,
         epoch: Epoch(epoch),
         batch: BatchId(0),
         batch_time: BatchTime(1_000),
     }
+}
+
+/// Nothing ran yet.
+pub(super) fn start(query: QueryId) -> SinkStart {
+    SinkStart {
+        query,
+        output: "save#0".to_owned(),
+        next: BatchId(0),
+        interrupted: None,
+    }
+}
+
+/// A line each.
+pub(super) fn chunk(rows: &[String]) -> TextRows {
+    let mut chunk = TextRows::default();
+    for row in rows {
+        chunk.text.push_str(row);
+        chunk.end_row();
+    }
+    chunk
 }
 
 #[async_trait]
@@ -116,12 +146,7 @@ impl SinkUnderTest for Output {
     }
 
     fn chunk(&self, rows: &[String]) -> TextRows {
-        let mut chunk = TextRows::default();
-        for row in rows {
-            chunk.text.push_str(row);
-            chunk.end_row();
-        }
-        chunk
+        chunk(rows)
     }
 
     async fn visible(&self) -> Vec<String> {
@@ -150,15 +175,6 @@ async fn conforms() {
     output.settings.fsync = false;
     output.settings.success_file = false;
     check_sink(&output).await.unwrap();
-}
-
-fn start(query: QueryId) -> SinkStart {
-    SinkStart {
-        query,
-        output: "save#0".to_owned(),
-        next: BatchId(0),
-        interrupted: None,
-    }
 }
 
 #[tokio::test]
@@ -339,4 +355,20 @@ async fn a_folder_that_can_not_be_written_is_named() {
         .await
         .unwrap_err();
     assert!(failure.message.contains("file/.staging"), "{failure}");
+}
+
+#[test]
+fn a_place_is_known_however_it_is_written() {
+    let place = |prefix: &str, suffix: &str| {
+        let mut settings = Settings::new(OUTPUT_ID, prefix);
+        suffix.clone_into(&mut settings.suffix);
+        settings.place()
+    };
+    assert_eq!(place("/out/./counts", ""), "/out/counts");
+    assert_eq!(place("/out//counts", "txt"), "/out/counts-*.txt");
+    assert_eq!(
+        place("S3://bucket/out/counts", ""),
+        "s3://bucket/out/counts"
+    );
+    assert_ne!(place("/out/counts", ""), place("/out/counts", "txt"));
 }

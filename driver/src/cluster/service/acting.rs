@@ -137,6 +137,13 @@ impl Cluster {
             Note::Excluded { executor, task } => {
                 tracing::warn!(%executor, batch = %task.batch, stage = %task.stage, "executor gets no more tasks of this stage");
             }
+            Note::OutputMissed {
+                task,
+                executor,
+                failure,
+            } => {
+                tracing::warn!(%task, %executor, %failure, "kept rows could not be read by the driver; their task runs again");
+            }
             Note::MapOutputsLost { tasks, executor } => {
                 self.metrics.driver().stage_reruns.inc();
                 tracing::warn!(%executor, tasks = tasks.len(), "map outputs are gone; their tasks run again");

@@ -76,6 +76,10 @@ fn checkpoint(offsets: &[u64], commits: &[u64]) -> RawCheckpoint {
     raw
 }
 
+fn recover(raw: &RawCheckpoint, sources: &[String]) -> Result<Recovered, CheckpointError> {
+    super::recover(raw, metadata(raw)?, sources)
+}
+
 fn newest(recovered: &Recovered) -> (Option<u64>, Option<u64>, u64, u64) {
     let committed = recovered.newest_commit.as_ref();
     let uncommitted = recovered.uncommitted.as_ref();

@@ -189,12 +189,13 @@ impl QueryCore {
                 Ok(())
             }
             Err(failure) => {
-                if let FailureKind::FetchFailed { block, executor } = &failure.kind {
+                if let FailureKind::FetchFailed { block, executor } = failure.kind {
                     self.actions.push(Action::OutputFetchFailed {
                         batch,
                         output,
                         task: block.task,
-                        executor: *executor,
+                        executor,
+                        failure: Box::new(failure),
                     });
                     return Ok(());
                 }

@@ -95,14 +95,15 @@ impl QueryCore {
     ) -> Result<(), QueryError> {
         let raw = raw?;
         // First, since entries of another application may well look incomplete.
-        if let Some(metadata) = checkpoint::metadata(&raw)? {
+        let metadata = checkpoint::metadata(&raw)?;
+        if let Some(metadata) = &metadata {
             let now = Expectation {
                 fingerprint: &self.options.fingerprint,
                 routing_version: self.options.routing_version,
             };
-            checkpoint::agree(&metadata, &now)?;
+            checkpoint::agree(metadata, &now)?;
         }
-        let recovered = match checkpoint::recover(&raw, &self.options.sources) {
+        let recovered = match checkpoint::recover(&raw, metadata, &self.options.sources) {
             // A driver that still runs may have purged what was about to be read.
             Err(CheckpointError::Incomplete { .. }) if self.reads_left > 0 => {
                 self.reads_left -= 1;

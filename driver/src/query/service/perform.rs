@@ -193,6 +193,7 @@ impl Running {
                 output,
                 task,
                 executor,
+                failure,
             } => {
                 let query = self.core.query();
                 self.outbox.push_back(message::Event::OutputFetchFailed {
@@ -201,6 +202,7 @@ impl Running {
                     output,
                     task,
                     executor,
+                    failure,
                 });
             }
             Action::Abort { batch } => {

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
 use millstream_common::{
     failpoint,
     failure::Retry,
@@ -26,6 +27,8 @@ const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(100);
 /// How often reading is begun anew because another driver changes what is read.
 const READS: u32 = 20;
+/// Entries that are read at a time: on an object store each takes a while.
+const READ_AT_ONCE: usize = 16;
 
 /// What a checkpoint says of its query; nothing before the first start. Changes nothing.
 ///
@@ -90,23 +93,37 @@ impl Storage {
         if self.list(entries::OFFSETS).await? != offsets {
             return Ok(None);
         }
-        for name in offsets.into_iter().chain(commits) {
+        for (name, found) in self.get_all(offsets.into_iter().chain(commits)).await? {
             // Gone means purged.
-            if let Some(bytes) = self.get(&name).await? {
+            if let Some(bytes) = found {
                 raw.entries.insert(name, bytes);
             }
         }
-        for name in self.list(entries::SOURCES).await? {
-            if Name::parse(&name).is_none() {
-                continue;
-            }
-            let Some(bytes) = self.get(&name).await? else {
+        let mut sources = self.list(entries::SOURCES).await?;
+        sources.retain(|name| Name::parse(name).is_some());
+        for (name, found) in self.get_all(sources.into_iter()).await? {
+            let Some(bytes) = found else {
                 // Its successor may not have been listed.
                 return Ok(None);
             };
             raw.entries.insert(name, bytes);
         }
         Ok(Some(raw))
+    }
+
+    /// What each name holds, some read at a time.
+    async fn get_all(
+        &self,
+        names: impl Iterator<Item = String>,
+    ) -> Result<Vec<(String, Option<Bytes>)>, StoreFailure> {
+        let reads = names.map(|name| async move {
+            let found = self.get(&name).await?;
+            Ok((name, found))
+        });
+        stream::iter(reads)
+            .buffer_unordered(READ_AT_ONCE)
+            .try_collect()
+            .await
     }
 
     /// Why a query really ended: of a driver that was superseded anything may fail, as its successor works on the same files and topics. `ours` is 0
@@ -258,6 +275,11 @@ pub(super) fn failure(
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        collections::BTreeMap,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
     use async_trait::async_trait;
     use millstream_common::{
         failure::{Failure, FailureKind},
@@ -266,6 +288,7 @@ mod tests {
         time::ManualClock,
     };
     use parking_lot::Mutex;
+    use tokio::sync::Barrier;
 
     use super::*;
 
@@ -333,6 +356,76 @@ mod tests {
         let put = storage(2).put(&name, entry()).await;
         let failure = put.expect_err("neither put succeeded");
         assert!(failure.to_string().contains("sync the folder"), "{failure}");
+    }
+
+    /// Gives an entry only once so many are being read.
+    #[derive(Debug)]
+    struct Together {
+        inner: MemoryLogStore,
+        entries: Barrier,
+        reading: AtomicUsize,
+        most: AtomicUsize,
+    }
+
+    #[async_trait]
+    impl LogStore for Together {
+        async fn put_if_absent(
+            &self,
+            name: &str,
+            bytes: Bytes,
+        ) -> Result<PutOutcome, log_store::Error> {
+            self.inner.put_if_absent(name, bytes).await
+        }
+
+        async fn get(&self, name: &str) -> Result<Option<Bytes>, log_store::Error> {
+            if name != entries::METADATA {
+                let reading = self.reading.fetch_add(1, Ordering::AcqRel) + 1;
+                self.most.fetch_max(reading, Ordering::AcqRel);
+                self.entries.wait().await;
+                self.reading.fetch_sub(1, Ordering::AcqRel);
+            }
+            self.inner.get(name).await
+        }
+
+        async fn list(&self, prefix: &str) -> Result<Vec<String>, log_store::Error> {
+            self.inner.list(prefix).await
+        }
+
+        async fn delete(&self, name: &str) -> Result<(), log_store::Error> {
+            self.inner.delete(name).await
+        }
+
+        fn location(&self) -> String {
+            "together".to_owned()
+        }
+    }
+
+    #[tokio::test]
+    async fn entries_are_read_sixteen_at_a_time() {
+        let store = Arc::new(Together {
+            inner: MemoryLogStore::new(),
+            entries: Barrier::new(READ_AT_ONCE),
+            reading: AtomicUsize::new(0),
+            most: AtomicUsize::new(0),
+        });
+        let storage = Storage {
+            store: Arc::clone(&store) as _,
+            clock: Arc::new(ManualClock::new(0)),
+        };
+        let mut written = BTreeMap::new();
+        for batch in 0..24 {
+            for name in [Name::Offsets(BatchId(batch)), Name::Commit(BatchId(batch))] {
+                let name = name.to_string();
+                let bytes = Bytes::from(name.clone());
+                let put = store.put_if_absent(&name, bytes.clone()).await;
+                assert_eq!(put.expect("put"), PutOutcome::Won);
+                written.insert(name, bytes);
+            }
+        }
+        let reading = tokio::time::timeout(Duration::from_secs(60), storage.read());
+        let raw = reading.await.expect("in time").expect("read");
+        assert_eq!(raw.entries, written);
+        assert_eq!(store.most.load(Ordering::Acquire), READ_AT_ONCE);
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! Tests of the scheduler: a rule each, and a simulated cluster under random events.
 
+mod blocks;
 mod failures;
 mod flow;
 mod membership;
@@ -190,15 +191,9 @@ impl Bench {
         for action in &actions {
             match action.clone() {
                 Action::Launch { executor, launch } => {
-                    for spec in launch.tasks {
-                        let id = TaskId {
-                            query: launch.query,
-                            epoch: launch.epoch,
-                            batch: launch.batch,
-                            stage: launch.stage,
-                            partition: spec.partition,
-                            attempt: spec.attempt,
-                        };
+                    for spec in &launch.tasks {
+                        let id = launch.task_id(spec);
+                        let spec = spec.clone();
                         let launched = Launched { id, executor, spec };
                         assert!(self.running.insert(id, launched).is_none(), "{id} twice");
                     }

@@ -1,5 +1,8 @@
 //! A cluster in which anything may happen in any order: random plans, completions, failures, losses, lost messages, late messages.
 
+mod model;
+mod steps;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
@@ -7,17 +10,18 @@ use std::{
 };
 
 use millstream_common::{
-    failure::{Failure, FailureKind, Retry},
-    ids::{BatchId, BlockId, ExecutorId, OutputIndex, QueryId, TaskId},
-    protocol::{BlockMeta, QueryGrant, TaskInput, TaskOutput, TaskReport},
+    failure::{Failure, FailureKind},
+    ids::{BatchId, ExecutorId, OutputIndex, QueryId, TaskId},
+    protocol::{QueryGrant, TaskInput, TaskOutput, TaskReport},
     time::{BatchTime, Tick},
 };
-use millstream_dataflow::plan::{Branch, Exchange, Plan};
+use millstream_dataflow::plan::Branch;
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use uuid::Uuid;
 
-use super::{EPOCH, executor, info, plan, reference, source, splits, stage};
+use self::model::{SimQuery, random_plan};
+use super::{EPOCH, executor, info, splits};
 use crate::scheduler::{
     Scheduler, invariants,
     message::{Action, BatchRun, Event},
@@ -48,22 +52,6 @@ struct SimExecutor {
     outbox: VecDeque<Event>,
 }
 
-struct SimQuery {
-    id: QueryId,
-    plan: Arc<Plan>,
-    splits: usize,
-    batch: u64,
-    running: bool,
-    next_output: u32,
-    /// Announced and not yet done.
-    announced: Option<u32>,
-    winners: BTreeMap<(u32, u32), (TaskId, ExecutorId)>,
-    failures: BTreeMap<(u32, u32), u32>,
-    fetch_failures: u32,
-    never: bool,
-    batches_done: u64,
-}
-
 struct Sim {
     scheduler: Scheduler,
     world: World,
@@ -76,147 +64,6 @@ struct Sim {
     live: BTreeMap<TaskId, ExecutorId>,
     queries: Vec<SimQuery>,
     old: Vec<(ExecutorId, TaskReport)>,
-}
-
-fn random_plan(random: &mut SmallRng) -> Plan {
-    let count = random.random_range(1..=4u32);
-    let mut stages = Vec::new();
-    for number in 0..count {
-        let mut branches = Vec::new();
-        for _ in 0..random.random_range(1..=2) {
-            if number == 0 || random.random_bool(0.3) {
-                branches.push(source());
-                continue;
-            }
-            branches.push(Branch::Exchanges(vec![reference(
-                random.random_range(0..number),
-                0,
-            )]));
-            let second = reference(random.random_range(0..number), 1);
-            if random.random_bool(0.3) {
-                // Exchange 1 of each stage is hashed to 3: two such can be read side by side.
-                let first = reference(random.random_range(0..number), 1);
-                branches.pop();
-                branches.push(Branch::Exchanges(vec![first, second]));
-            }
-        }
-        let own = match random.random_range(0..4) {
-            0 => Exchange::Gather,
-            1 => Exchange::Keep,
-            2 => Exchange::RoundRobin(2),
-            _ => Exchange::Hash(random.random_range(1..5)),
-        };
-        let mut made = stage(branches, vec![own, Exchange::Hash(3)]);
-        made.empty_to_empty = random.random_bool(0.7);
-        made.speculative = random.random_bool(0.5);
-        stages.push(made);
-    }
-    let mut outputs = vec![count - 1];
-    if count > 1 && random.random_bool(0.5) {
-        outputs.insert(random.random_range(0..2), random.random_range(0..count - 1));
-    }
-    plan(stages, &outputs)
-}
-
-impl SimQuery {
-    fn partitions(&self, stage: u32) -> u32 {
-        let branches = &self.plan.stages[stage as usize].branches;
-        branches
-            .iter()
-            .map(|branch| self.branch_partitions(branch))
-            .sum()
-    }
-
-    fn branch_partitions(&self, branch: &Branch) -> u32 {
-        match branch {
-            Branch::Source(_) => u32::try_from(self.splits).expect("few"),
-            Branch::Exchanges(refs) => self.exchange_partitions(refs[0].stage.0, refs[0].exchange),
-        }
-    }
-
-    fn exchange_partitions(&self, stage: u32, exchange: u32) -> u32 {
-        match self.plan.stages[stage as usize].exchanges[exchange as usize] {
-            Exchange::Hash(count) | Exchange::RoundRobin(count) => count,
-            Exchange::Gather => 1,
-            Exchange::Keep => self.partitions(stage),
-        }
-    }
-
-    /// What a task writes depends on the task alone.
-    fn rows(&self, stage: u32, map: u32, exchange: u32, partition: u32) -> u64 {
-        if self.plan.stages[stage as usize].exchanges[exchange as usize] == Exchange::Keep
-            && map != partition
-        {
-            return 0;
-        }
-        let mixed = (u64::from(stage) * 31
-            + u64::from(map) * 17
-            + u64::from(exchange) * 7
-            + u64::from(partition) * 13
-            + self.batch)
-            .wrapping_mul(0x9E37_79B9_7F4A_7C15)
-            >> 60;
-        mixed.saturating_sub(5)
-    }
-
-    /// The maps whose rows each list of a partition has to name; `None` for a split.
-    fn expected_inputs(&self, stage: u32, partition: u32) -> Option<Vec<Vec<u32>>> {
-        let mut first = 0;
-        for branch in &self.plan.stages[stage as usize].branches {
-            let count = self.branch_partitions(branch);
-            if partition < first + count {
-                let within = partition - first;
-                return match branch {
-                    Branch::Source(_) => None,
-                    Branch::Exchanges(refs) => Some(
-                        refs.iter()
-                            .map(|of| {
-                                (0..self.partitions(of.stage.0))
-                                    .filter(|map| self.runs(of.stage.0, *map))
-                                    .filter(|map| {
-                                        self.rows(of.stage.0, *map, of.exchange, within) > 0
-                                    })
-                                    .collect()
-                            })
-                            .collect(),
-                    ),
-                };
-            }
-            first += count;
-        }
-        panic!("no such partition")
-    }
-
-    /// Whether a partition has to run at all.
-    fn runs(&self, stage: u32, partition: u32) -> bool {
-        if !self.plan.stages[stage as usize].empty_to_empty {
-            return true;
-        }
-        match self.expected_inputs(stage, partition) {
-            None => true,
-            Some(lists) => lists.iter().any(|list| !list.is_empty()),
-        }
-    }
-
-    fn output(&self, task: &TaskId) -> TaskOutput {
-        let exchanges = self.plan.stages[task.stage.0 as usize].exchanges.len();
-        let lists = (0..u32::try_from(exchanges).expect("few")).map(|exchange| {
-            (0..self.exchange_partitions(task.stage.0, exchange))
-                .map(|partition| {
-                    let rows = self.rows(task.stage.0, task.partition, exchange, partition);
-                    BlockMeta {
-                        bytes: rows * 10,
-                        rows,
-                        checksum: rows + 1,
-                    }
-                })
-                .collect()
-        });
-        TaskOutput {
-            exchanges: lists.collect(),
-            ..TaskOutput::default()
-        }
-    }
 }
 
 impl Sim {
@@ -314,15 +161,8 @@ impl Sim {
         match action {
             Action::Launch { executor, launch } => {
                 let number = executor.0.as_u128() - 100;
-                for spec in launch.tasks {
-                    let id = TaskId {
-                        query: launch.query,
-                        epoch: launch.epoch,
-                        batch: launch.batch,
-                        stage: launch.stage,
-                        partition: spec.partition,
-                        attempt: spec.attempt,
-                    };
+                for spec in &launch.tasks {
+                    let id = launch.task_id(spec);
                     self.check_launch(&id, &spec.input);
                     assert!(
                         self.live.insert(id, executor).is_none(),
@@ -330,7 +170,7 @@ impl Sim {
                     );
                     let on = self.executors.get_mut(&number).expect("a known executor");
                     if on.alive && on.connected {
-                        on.running.insert(id, spec.input);
+                        on.running.insert(id, spec.input.clone());
                     }
                 }
                 let running = self.live.values().filter(|of| **of == executor).count();
@@ -583,157 +423,6 @@ impl Sim {
         true
     }
 
-    fn random_task(&mut self) -> Option<(u128, TaskId, TaskInput)> {
-        let number = self.pick(|on| on.alive && !on.running.is_empty())?;
-        let running = &self.executors[&number].running;
-        let position = self.random.random_range(0..running.len());
-        let (task, input) = running.iter().nth(position).expect("in range");
-        Some((number, *task, input.clone()))
-    }
-
-    fn succeed_one(&mut self) {
-        if let Some((number, task, _)) = self.random_task() {
-            let output = self.query(task.query).output(&task);
-            self.end_attempt(number, task, Ok(output));
-        }
-    }
-
-    fn fail_one(&mut self) {
-        let Some((number, task, input)) = self.random_task() else {
-            return;
-        };
-        let world = self.world;
-        let choice = self.random.random_range(0..10);
-        let is_current = {
-            let query = self.query(task.query);
-            query.running && BatchId(query.batch) == task.batch
-        };
-        if !is_current {
-            return;
-        }
-        let failure = match (choice, input) {
-            (0..=2, TaskInput::Blocks(lists)) => {
-                let blocks: Vec<_> = lists.into_iter().flatten().collect();
-                if blocks.is_empty() {
-                    return;
-                }
-                let block = &blocks[self.random.random_range(0..blocks.len())];
-                let query = self.query(task.query);
-                if world == World::Kind && query.fetch_failures >= 1 {
-                    return;
-                }
-                query.fetch_failures += 1;
-                let id = BlockId {
-                    task: block.task,
-                    exchange: block.exchange,
-                    partition: block.partition,
-                };
-                Failure::new(
-                    FailureKind::FetchFailed {
-                        block: id,
-                        executor: block.executor,
-                    },
-                    "no block",
-                )
-            }
-            (3, _) => Failure::new(FailureKind::Cancelled, "stopped"),
-            (4, _) if world == World::Unkind && self.random.random_bool(0.1) => {
-                self.query(task.query).never = true;
-                Failure::new(FailureKind::UserCode, "broken").with_retry(Retry::Never)
-            }
-            (5, _) => Failure::new(FailureKind::Superseded, "fenced"),
-            _ => {
-                let query = self.query(task.query);
-                let failures = query
-                    .failures
-                    .entry((task.stage.0, task.partition))
-                    .or_default();
-                if world == World::Kind && *failures >= 3 {
-                    return;
-                }
-                *failures += 1;
-                let retry = if choice == 6 {
-                    Retry::Backoff
-                } else {
-                    Retry::Now
-                };
-                Failure::new(FailureKind::UserCode, "broken").with_retry(retry)
-            }
-        };
-        self.end_attempt(number, task, Err(failure));
-    }
-
-    fn step(&mut self) {
-        self.now = self
-            .now
-            .after(Duration::from_micros(self.random.random_range(0..3_000)));
-        match self.random.random_range(0..100) {
-            0..=34 => self.succeed_one(),
-            35..=44 => self.fail_one(),
-            45..=69 => {
-                if let Some(number) = self.pick(|on| on.alive && !on.outbox.is_empty()) {
-                    self.deliver(number);
-                }
-            }
-            70..=73 => {
-                if let Some(number) = self.pick(|on| on.alive) {
-                    self.lose(number);
-                }
-            }
-            74..=77 => {
-                if self.next_executor < MOST_EXECUTORS {
-                    self.add_executor();
-                }
-            }
-            78..=80 => {
-                if let Some(number) = self.pick(|on| on.alive && on.connected) {
-                    let on = self.executors.get_mut(&number).expect("known");
-                    on.connected = false;
-                    on.outbox.clear();
-                }
-            }
-            81..=84 => self.reconnect_one(),
-            85 => {
-                if let Some(number) = self.pick(|on| on.alive && on.connected) {
-                    self.executors.get_mut(&number).expect("known").leaving = true;
-                    self.handle(Event::Leaving(executor(number)));
-                }
-            }
-            86..=88 => {
-                if !self.old.is_empty() {
-                    let position = self.random.random_range(0..self.old.len());
-                    let (from, report) = self.old[position].clone();
-                    let is_known = self.executors.contains_key(&(from.0.as_u128() - 100));
-                    // A report that is on its way is no late one.
-                    if !is_known || !self.live.contains_key(&report.task) {
-                        self.handle(Event::Reported {
-                            executor: from,
-                            report: Box::new(report),
-                        });
-                    }
-                }
-            }
-            89..=92 => {
-                self.start_next();
-            }
-            93..=95 => {
-                self.finish_output(true);
-            }
-            _ => {
-                self.fire_timer();
-            }
-        }
-    }
-
-    fn reconnect_one(&mut self) {
-        if let Some(number) = self.pick(|on| on.alive && !on.connected) {
-            let on = self.executors.get_mut(&number).expect("known");
-            on.connected = true;
-            let cores = on.cores;
-            self.handle(Event::Connected(info(number, cores)));
-        }
-    }
-
     fn start_next(&mut self) -> bool {
         let waiting = self
             .queries
@@ -772,6 +461,7 @@ impl Sim {
                 output: OutputIndex(output),
                 task,
                 executor: on,
+                failure: Box::new(Failure::new(FailureKind::Io, "not there")),
             });
             return true;
         }

@@ -46,6 +46,13 @@ fn lasting(job: &WordJob) -> BTreeMap<PathBuf, Vec<u8>> {
     files
 }
 
+/// Lets a driver that was stopped go on: it ends as one that was superseded.
+fn go_on_superseded(driver: &ChildProcess) {
+    driver.signal(Signal::CONT).unwrap();
+    let status = driver.wait_exit(SOON).unwrap();
+    assert_eq!(status.code(), Some(3), "{}", driver.output().tail());
+}
+
 /// Stops the first driver at `point`, lets a second one do all there is, then lets the first go on.
 fn take_over(name: &str, point: &str) {
     take_over_job(&WordJob::new(name), point);
@@ -71,14 +78,7 @@ pub(crate) fn take_over_job(job: &WordJob, point: &str) {
     let left = lasting(job);
 
     application.release(short).unwrap();
-    first.driver.process.signal(Signal::CONT).unwrap();
-    let status = first.driver.process.wait_exit(SOON).unwrap();
-    assert_eq!(
-        status.code(),
-        Some(3),
-        "{}",
-        first.driver.process.output().tail()
-    );
+    go_on_superseded(&first.driver.process);
     wait_says(
         &first.driver.process,
         &["another driver took over", "stop one of the two"],
@@ -146,14 +146,7 @@ fn a_commit_won_after_it_was_purged_is_no_ones() {
     .unwrap();
     second.driver.process.kill().unwrap();
     application.release("driver.put.before").unwrap();
-    first.driver.process.signal(Signal::CONT).unwrap();
-    let status = first.driver.process.wait_exit(SOON).unwrap();
-    assert_eq!(
-        status.code(),
-        Some(3),
-        "{}",
-        first.driver.process.output().tail()
-    );
+    go_on_superseded(&first.driver.process);
     assert!(commit.exists(), "the first driver did not win its commit");
     drop((first, second));
 

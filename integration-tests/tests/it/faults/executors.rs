@@ -1,14 +1,25 @@
 //! Executors that are killed, at points that differ in what is lost with them.
 
-use super::scene::{Scene, counter, executor_at, reruns, wait_connected};
+use millstream_integration_tests::cluster::Application;
 
-/// Kills the executor that gets to `point` first, and gives the reruns seen in the end.
+use super::scene::{Output, Scene, counter, executor_at, reruns, wait_connected};
+
+/// Kills the executor that gets to `point` first.
 fn killed_at(name: &str, point: &str) {
     let scene = Scene::new(name);
     let output = scene.files();
-    let application = scene
-        .application("wordcount", &output)
-        .failpoint(&format!("{point}=pause"));
+    let application = scene.application("wordcount", &output);
+    kill_executor_of(application, &scene, &output, point);
+}
+
+/// The same with an application of any kind.
+pub(crate) fn kill_executor_of(
+    application: Application,
+    scene: &Scene,
+    output: &Output,
+    point: &str,
+) {
+    let application = application.failpoint(&format!("{point}=pause"));
     let cluster = application.start(2).unwrap();
     wait_connected(&cluster, &cluster.executors());
     scene.send(2_000);
@@ -17,9 +28,9 @@ fn killed_at(name: &str, point: &str) {
     scene.send(200);
     cluster.kill_executor(victim).unwrap();
 
-    scene.wait_whole(&cluster, &output, 1);
+    scene.wait_whole(&cluster, output, 1);
     assert!(reruns(&cluster) > 0, "nothing ran again");
-    scene.finish(cluster, &output, 1);
+    scene.finish(cluster, output, 1);
 }
 
 #[test]

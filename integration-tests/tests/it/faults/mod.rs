@@ -12,7 +12,7 @@
 //! Records that arrive between the read-ahead's end and the planned range are in `kafka_source::reading`, where the range can be chosen.
 
 mod block_ports;
-mod executors;
+pub(crate) mod executors;
 mod kafka_outputs;
 mod nondeterminism;
 pub(crate) mod scene;

@@ -85,6 +85,21 @@ fn proxied(scene: &Scene, output: &Output, point: &str) -> (Cluster, Vec<(u32, T
     (cluster, executors)
 }
 
+/// The executor that gets to the point first, the id under which it is connected, and its proxy.
+fn lonely_at<'e>(
+    cluster: &Cluster,
+    executors: &'e [(u32, TcpProxy)],
+    point: &str,
+) -> (u32, String, &'e TcpProxy) {
+    let lonely = executor_at(cluster, point);
+    let id = executor_id(cluster, lonely).expect("it is connected");
+    let (_, proxy) = executors
+        .iter()
+        .find(|(pid, _)| *pid == lonely)
+        .expect("one of the two");
+    (lonely, id, proxy)
+}
+
 #[test]
 fn cut_off_with_a_report_in_hand() {
     let scene = Scene::new("cut-off");
@@ -93,12 +108,7 @@ fn cut_off_with_a_report_in_hand() {
     let (cluster, executors) = proxied(&scene, &output, point);
     scene.send(2_000);
 
-    let lonely = executor_at(&cluster, point);
-    let old = executor_id(&cluster, lonely).expect("it is connected");
-    let (_, proxy) = executors
-        .iter()
-        .find(|(pid, _)| *pid == lonely)
-        .expect("one of the two");
+    let (lonely, old, proxy) = lonely_at(&cluster, &executors, point);
     proxy.stall();
     cluster.application.release(point).unwrap();
     wait_lost(&cluster);
@@ -119,12 +129,7 @@ fn short_cut_runs_nothing_again() {
     let (cluster, executors) = proxied(&scene, &output, point);
     scene.send(2_000);
 
-    let lonely = executor_at(&cluster, point);
-    let old = executor_id(&cluster, lonely).expect("it is connected");
-    let (_, proxy) = executors
-        .iter()
-        .find(|(pid, _)| *pid == lonely)
-        .expect("one of the two");
+    let (lonely, old, proxy) = lonely_at(&cluster, &executors, point);
     let before = proxy.accepted();
     proxy.cut();
     wait_until(

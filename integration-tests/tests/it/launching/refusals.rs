@@ -31,6 +31,20 @@ fn a_wrong_secret_is_refused() {
 }
 
 #[test]
+fn an_executor_with_a_secret_ends_at_a_driver_that_asks_for_none() {
+    let job = WordJob::new("secret-one-sided");
+    job.send(40);
+    let application = job.application();
+    let open = application.clone().without_env("MILLSTREAM_AUTH__SECRET");
+    let cluster = open.start(0).unwrap();
+    let executor = application.start_executor().unwrap();
+    let texts = ["error:", "auth.secret", "the driver asks for none"];
+    assert_ends(&executor, 2, &texts);
+    cluster.add_executor().unwrap();
+    job.finish(cluster);
+}
+
+#[test]
 fn an_executor_of_another_build_is_refused() {
     let job = WordJob::new("other-build");
     job.send(40);

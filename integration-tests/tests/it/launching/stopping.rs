@@ -49,10 +49,22 @@ fn sigterm_finishes_the_queued_batches() {
     }
 }
 
+/// Starts the driver anew, which finishes the batch that it left.
+fn finish_anew(job: &WordJob, mut cluster: Cluster) {
+    cluster
+        .application
+        .release("executor.task.before_report")
+        .unwrap();
+    cluster.restart_driver().unwrap();
+    // The first one was told to shut down with its driver.
+    cluster.add_executor().unwrap();
+    job.finish(cluster);
+}
+
 #[test]
 fn a_second_signal_stops_at_once() {
     let job = WordJob::new("at-once");
-    let mut cluster = held_up(&job, |application| application.conf("stop.timeout", "1h"));
+    let cluster = held_up(&job, |application| application.conf("stop.timeout", "1h"));
     let driver = &cluster.driver.process;
     driver.signal(Signal::TERM).unwrap();
     let first = driver
@@ -66,33 +78,19 @@ fn a_second_signal_stops_at_once() {
         .unwrap();
     assert_ends(driver, 4, &["uncommitted", "the next start runs it again"]);
     assert!(job.counted().is_empty());
-    cluster
-        .application
-        .release("executor.task.before_report")
-        .unwrap();
-    cluster.restart_driver().unwrap();
-    // The first one was told to shut down with its driver.
-    cluster.add_executor().unwrap();
-    job.finish(cluster);
+    finish_anew(&job, cluster);
 }
 
 #[test]
 fn past_the_stop_timeout_the_exit_code_says_that_a_batch_is_left() {
     let job = WordJob::new("stop-timeout");
-    let mut cluster = held_up(&job, |application| {
+    let cluster = held_up(&job, |application| {
         application.conf("stop.timeout", "500ms")
     });
     let driver = &cluster.driver.process;
     driver.signal(Signal::TERM).unwrap();
     assert_ends(driver, 4, &["uncommitted", "the next start runs it again"]);
-    cluster
-        .application
-        .release("executor.task.before_report")
-        .unwrap();
-    cluster.restart_driver().unwrap();
-    // The first one was told to shut down with its driver.
-    cluster.add_executor().unwrap();
-    job.finish(cluster);
+    finish_anew(&job, cluster);
 }
 
 #[test]

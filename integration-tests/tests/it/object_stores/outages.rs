@@ -64,6 +64,8 @@ fn a_bad_connection_loses_and_doubles_nothing() {
         number if number % 17 == 0 => Fate::LoseAnswer,
         number if number % 13 == 0 => Fate::Cut,
         number if number % 11 == 0 => Fate::Answer(503, busy()),
+        number if number % 19 == 0 => Fate::Answer(400, too_slow()),
+        number if number % 9 == 0 => Fate::Answer(404, "404 page not found\n".to_owned()),
         number if number % 7 == 0 => Fate::Delay(Duration::from_millis(30)),
         _ => Fate::Pass,
     });
@@ -82,6 +84,12 @@ fn a_bad_connection_loses_and_doubles_nothing() {
 
 fn busy() -> String {
     "<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+        .to_owned()
+}
+
+fn too_slow() -> String {
+    "<Error><Code>RequestTimeout</Code><Message>Your socket connection to the server was not read from or written to within the \
+     timeout period.</Message></Error>"
         .to_owned()
 }
 

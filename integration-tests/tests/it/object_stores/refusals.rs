@@ -37,6 +37,28 @@ fn missing_credentials_are_named() {
 }
 
 #[test]
+fn an_executor_without_credentials_ends_before_it_gets_work() {
+    let job = WordJob::on_objects("s3-executor-credentials");
+    job.send(40);
+    let application = job.application();
+    let cluster = application.start(0).unwrap();
+    let without = application
+        .clone()
+        .without_env("AWS_ACCESS_KEY_ID")
+        .without_env("AWS_SECRET_ACCESS_KEY")
+        .env("AWS_METADATA_ENDPOINT", "http://127.0.0.1:1");
+    let executor = without.start_executor().unwrap();
+    let texts = [
+        "the executor could not start",
+        "no usable credentials for s3://tests",
+        "every executor",
+    ];
+    assert_ends(&executor, 1, &texts);
+    cluster.add_executor().unwrap();
+    job.finish(cluster);
+}
+
+#[test]
 fn wrong_credentials_are_named_and_not_shown() {
     let job = WordJob::on_objects("s3-wrong-credentials");
     let application = job

@@ -4,7 +4,7 @@ use millstream_integration_tests::{certificates::Authority, cluster::Reached};
 
 use super::node;
 use crate::{
-    faults::scene::{Scene, executor_at, reruns, wait_connected},
+    faults::{executors::kill_executor_of, scene::Scene},
     word_job::{WordJob, wait_executors},
 };
 
@@ -15,19 +15,8 @@ fn an_executor_is_killed_while_it_serves_blocks() {
     let authority = Authority::new(scene.folder(), "authority").unwrap();
     let application = scene
         .application("wordcount", &output)
-        .tls(&authority.node("node").unwrap())
-        .failpoint("executor.fetch.serving=pause");
-    let cluster = application.start(2).unwrap();
-    wait_connected(&cluster, &cluster.executors());
-    scene.send(2_000);
-
-    let victim = executor_at(&cluster, "executor.fetch.serving");
-    scene.send(200);
-    cluster.kill_executor(victim).unwrap();
-
-    scene.wait_whole(&cluster, &output, 1);
-    assert!(reruns(&cluster) > 0, "nothing ran again");
-    scene.finish(cluster, &output, 1);
+        .tls(&authority.node("node").unwrap());
+    kill_executor_of(application, &scene, &output, "executor.fetch.serving");
 }
 
 #[test]

@@ -81,6 +81,16 @@ fn files_that_do_not_fit_end_both_sides_at_once() {
 }
 
 #[test]
+fn a_certificate_that_expires_soon_is_said_at_the_start() {
+    let job = WordJob::new("tls-soon");
+    let authority = Authority::new(job.folder(), "ours").unwrap();
+    let soon = authority.expiring("soon").unwrap();
+    let executor = job.application().tls(&soon).start_executor().unwrap();
+    let texts = ["the certificate of this node expires soon", "soon.pem"];
+    wait_says(&executor, &texts);
+}
+
+#[test]
 fn strangers_are_turned_away_and_nothing_is_lost() {
     let job = WordJob::new("tls-strangers");
     job.send(40);

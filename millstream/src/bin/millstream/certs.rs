@@ -136,13 +136,18 @@ impl Error {
 /// [`Error`]; what was there before is left as it was.
 pub fn run(args: &CertsArgs) -> Result<(), Error> {
     let now = SystemClock::new().wall_millis();
-    let made = make(args, Timestamp::from_millisecond(now)?)?;
-    let mut out = io::stdout().lock();
-    made.show(args, &mut out).map_err(|source| Error::Io {
-        action: "write",
-        path: "standard output".into(),
-        source,
-    })
+    make_and_show(
+        args,
+        Timestamp::from_millisecond(now)?,
+        &mut io::stdout().lock(),
+    )
+}
+
+fn make_and_show(args: &CertsArgs, now: Timestamp, out: &mut impl Write) -> Result<(), Error> {
+    let made = make(args, now)?;
+    // The files are there, whether anybody reads this or not.
+    let _ = made.show(args, out);
+    Ok(())
 }
 
 /// What was made.
@@ -389,6 +394,15 @@ mod tests {
             .collect();
         files.sort();
         files
+    }
+
+    #[test]
+    fn that_nobody_reads_what_was_made_is_no_error() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (reader, mut closed) = io::pipe().expect("pipe");
+        drop(reader);
+        make_and_show(&args(folder.path(), "node"), now(), &mut closed).expect("made");
+        assert_eq!(content(folder.path()).len(), 4);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Layout: one module a subcommand.
 //! - `certs`: certificates for TLS between driver and executors
-//! - `new`: a crate with a job (`new/names`: what it can be called; `new/templates`: its files)
+//! - `new`: a crate with a job (`new/names`: what it can be called; `new/templates`: its files; `new/workspaces`: which workspaces would take it in)
 
 mod certs;
 mod new;

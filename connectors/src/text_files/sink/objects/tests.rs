@@ -4,19 +4,24 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use millstream_common::{
     failure::{Failure, FailureKind, Retry},
-    ids::{BatchId, Epoch, QueryId},
+    ids::QueryId,
     protocol::SinkCommit,
     s3::{Bucket, Completed},
-    time::{BatchTime, SystemClock},
+    time::SystemClock,
 };
 
-use super::{super::TextRows, *};
+use super::{
+    super::{
+        TextRows,
+        tests::{OUTPUT_ID, batch, chunk, start, write},
+    },
+    *,
+};
 use crate::{
-    conformance::{Attempt, NoServices, SinkUnderTest, check_sink},
-    sink::{Sink, SinkBatch, SinkDriver, SinkStart, WriteId},
+    conformance::{Attempt, SinkUnderTest, check_sink},
+    sink::{Sink, SinkBatch, SinkDriver},
 };
 
-const OUTPUT_ID: &str = "save as text/0";
 const PART_BYTES: usize = 16;
 
 struct Scene {
@@ -38,16 +43,7 @@ impl Scene {
 
     fn write(&self, attempt: Attempt, text: &str) -> Result<SinkCommit, Failure> {
         let sink = ObjectSink::over(&self.settings, &self.bucket, PART_BYTES);
-        let services = NoServices;
-        let mut task = attempt.task(&services);
-        let id = WriteId::of(&task, OUTPUT_ID);
-        let mut writer = sink.writer(id, &task)?;
-        let rows = TextRows {
-            text: text.to_owned(),
-            rows: text.lines().count() as u64,
-        };
-        writer.write(rows, &mut task)?;
-        writer.finish(&mut task)
+        write(&sink, attempt, text)
     }
 
     async fn objects(&self, hidden: bool) -> BTreeMap<String, String> {
@@ -69,15 +65,6 @@ impl Scene {
     }
 }
 
-fn batch(query: QueryId, epoch: u64) -> SinkBatch {
-    SinkBatch {
-        query,
-        epoch: Epoch(epoch),
-        batch: BatchId(0),
-        batch_time: BatchTime(1_000),
-    }
-}
-
 #[async_trait]
 impl SinkUnderTest for Scene {
     type Chunk = TextRows;
@@ -92,12 +79,7 @@ impl SinkUnderTest for Scene {
     }
 
     fn chunk(&self, rows: &[String]) -> TextRows {
-        let mut chunk = TextRows::default();
-        for row in rows {
-            chunk.text.push_str(row);
-            chunk.end_row();
-        }
-        chunk
+        chunk(rows)
     }
 
     async fn visible(&self) -> Vec<String> {
@@ -130,13 +112,7 @@ async fn objects_have_their_documented_keys() {
     let scene = Scene::new();
     let query = QueryId::random();
     let publisher = scene.publisher();
-    let start = SinkStart {
-        query,
-        output: "save#0".to_owned(),
-        next: BatchId(0),
-        interrupted: None,
-    };
-    assert!(publisher.check(&start).await.unwrap().is_empty());
+    assert!(publisher.check(&start(query)).await.unwrap().is_empty());
     assert!(
         scene.objects(true).await.is_empty(),
         "the check leaves something"

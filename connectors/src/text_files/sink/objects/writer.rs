@@ -10,6 +10,7 @@ use millstream_common::{
     s3::{self, Bucket},
 };
 use millstream_dataflow::program::TaskContext;
+use tokio::runtime::Handle;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{
@@ -74,6 +75,17 @@ impl Sink<TextRows> for ObjectSink {
             length: 0,
             rows: 0,
         }))
+    }
+
+    /// Credentials are those of each process: the driver's say nothing of this one's.
+    fn check(&self) -> Result<(), Failure> {
+        let bucket = self.output.bucket()?;
+        let Ok(runtime) = Handle::try_current() else {
+            return Ok(());
+        };
+        runtime
+            .block_on(bucket.check_credentials())
+            .map_err(failure)
     }
 }
 

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{
     super::super::{
-        checkpoint::{RawCheckpoint, recover},
+        checkpoint::{self, RawCheckpoint, recover},
         entries::{self, Commit, Name, Offsets, decode},
         event::PutResult,
     },
@@ -160,7 +160,8 @@ impl World {
         if !raw.entries.contains_key(entries::METADATA) {
             return;
         }
-        let first = recover(&raw, &source_ids()).expect("recoverable");
+        let metadata = checkpoint::metadata(&raw).expect("readable");
+        let first = recover(&raw, metadata.clone(), &source_ids()).expect("recoverable");
         assert_eq!(first.next.0, self.logged.len() as u64);
         assert_eq!(
             first.uncommitted.is_some(),
@@ -169,7 +170,7 @@ impl World {
         for stray in &first.strays {
             raw.entries.remove(stray);
         }
-        let mut second = recover(&raw, &source_ids()).expect("recoverable again");
+        let mut second = recover(&raw, metadata, &source_ids()).expect("recoverable again");
         assert!(second.strays.is_empty());
         second.strays.clone_from(&first.strays);
         assert_eq!(first.uncommitted, second.uncommitted);

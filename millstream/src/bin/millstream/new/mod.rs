@@ -2,6 +2,7 @@
 
 mod names;
 mod templates;
+mod workspaces;
 
 use std::{
     fs::{self, Permissions},
@@ -48,6 +49,17 @@ pub enum Error {
         path.display()
     )]
     NoCheckout { path: PathBuf, reason: String },
+    /// A workspace around the folder would take the crate for one of its own.
+    #[error(
+        "the crate is a workspace of its own, but {} has members = [.. \"{pattern}\" ..], which takes {} in: cargo would refuse both; add {excluded:?} to `exclude` there, or make the crate in another folder",
+        manifest.display(), folder.display()
+    )]
+    Member {
+        folder: PathBuf,
+        manifest: PathBuf,
+        pattern: String,
+        excluded: String,
+    },
     /// The machine refuses.
     #[error("could not write the crate to {}: {source}; nothing of it is left", path.display())]
     Write { path: PathBuf, source: io::Error },
@@ -57,7 +69,10 @@ impl Error {
     /// The process's exit code: 2 where other arguments help.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Name { .. } | Self::Exists { .. } | Self::NoCheckout { .. } => 2,
+            Self::Name { .. }
+            | Self::Exists { .. }
+            | Self::NoCheckout { .. }
+            | Self::Member { .. } => 2,
             Self::Write { .. } => 1,
         }
     }
@@ -109,6 +124,14 @@ fn write(args: &NewArgs, parent: &Path) -> Result<PathBuf, Error> {
         Some(checkout) => Origin::Checkout(checkout_at(checkout)?),
         None => Origin::Release,
     };
+    if let Some(taken) = workspaces::around(parent, name) {
+        return Err(Error::Member {
+            folder,
+            manifest: taken.manifest,
+            pattern: taken.pattern,
+            excluded: taken.relative,
+        });
+    }
     let files = templates::render(&Values { name, origin });
     match write_whole(parent, &folder, &files) {
         Ok(()) => Ok(folder),
@@ -142,9 +165,10 @@ fn checkout_at(path: &Path) -> Result<String, Error> {
     }
     let whole = fs::canonicalize(path).map_err(|error| refused(error.to_string()))?;
     match whole.to_str() {
-        Some(text) if !text.contains(['"', '\\', '\n']) => Ok(text.to_owned()),
+        Some(text) if !text.contains(['"', '\'', '$', '\\', '\n']) => Ok(text.to_owned()),
         _ => Err(refused(
-            "its path can't be written into a manifest".to_owned(),
+            "its path has a quote, `$`, a backslash, a line break or no Unicode, which Cargo.toml and Dockerfile can't take"
+                .to_owned(),
         )),
     }
 }
@@ -285,6 +309,54 @@ mod tests {
             assert!(error.to_string().contains("no checkout of Millstream"));
         }
         assert!(names_in(parent.path()).is_empty());
+    }
+
+    #[test]
+    fn a_checkout_whose_path_docker_would_change_is_refused() {
+        let parent = tempfile::tempdir().unwrap();
+        for name in ["a$b", "a'b", "a\"b"] {
+            let path = parent.path().join(name);
+            fs::create_dir_all(path.join("millstream")).unwrap();
+            let manifest = checkout().join("millstream/Cargo.toml");
+            fs::copy(manifest, path.join("millstream/Cargo.toml")).unwrap();
+            let error = write(&args("orders", Some(&path)), parent.path()).unwrap_err();
+            assert!(
+                error.to_string().contains("Dockerfile can't take"),
+                "{error}"
+            );
+        }
+        assert!(!parent.path().join("orders").exists());
+    }
+
+    #[test]
+    fn a_workspace_that_would_take_the_crate_in_is_named() {
+        let parent = tempfile::tempdir().unwrap();
+        let crates = parent.path().join("crates");
+        fs::create_dir(&crates).unwrap();
+        let manifest = parent.path().join("Cargo.toml");
+        fs::write(&manifest, "[workspace]\nmembers = [\"a\", \"crates/*\"]\n").unwrap();
+        let error = write(&args("orders", None), &crates).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let said = error.to_string();
+        for part in [
+            "Cargo.toml",
+            "\"crates/*\"",
+            "\"crates/orders\" to `exclude`",
+        ] {
+            assert!(said.contains(part), "{said}");
+        }
+        assert!(names_in(&crates).is_empty());
+
+        let excluding = "[workspace]\nmembers = [\"crates/*\"]\nexclude = [\"crates/orders\"]\n";
+        for taken_by_none in [
+            excluding,
+            "[workspace]\nmembers = [\"apps/*\"]\n",
+            "[package]\n",
+        ] {
+            fs::write(&manifest, taken_by_none).unwrap();
+            let folder = write(&args("orders", None), &crates).unwrap();
+            fs::remove_dir_all(folder).unwrap();
+        }
     }
 
     #[test]

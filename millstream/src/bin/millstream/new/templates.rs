@@ -65,7 +65,7 @@ pub(super) fn render(values: &Values<'_>) -> Vec<(&'static str, String)> {
         Origin::Checkout(path) => (
             format!("{{ path = \"{path}/millstream\" }}"),
             IMAGE_OF_CHECKOUT,
-            format!("COPY --from=millstream . {path}\n"),
+            format!("COPY --from=millstream [\".\", \"{path}\"]\n"),
         ),
     };
     let checkout = match &values.origin {
@@ -96,6 +96,38 @@ pub(super) fn render(values: &Values<'_>) -> Vec<(&'static str, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn rendered(name: &str, checkout: &str, path: &str) -> String {
+        let files = render(&Values {
+            name,
+            origin: Origin::Checkout(checkout.to_owned()),
+        });
+        let found = files.into_iter().find(|(of_file, _)| *of_file == path);
+        found.unwrap().1
+    }
+
+    #[test]
+    fn a_checkout_with_a_space_in_its_path_is_one_word_everywhere() {
+        let checkout = "/home/me/my checkout";
+        let of = |path| rendered("orders", checkout, path);
+        let copied = "\nCOPY --from=millstream [\".\", \"/home/me/my checkout\"]\n";
+        assert!(of("Dockerfile").contains(copied));
+        let context = "--build-context 'millstream=/home/me/my checkout' .";
+        assert!(of("README.md").contains(context));
+        assert!(of("Cargo.toml").contains("\"/home/me/my checkout/millstream\""));
+    }
+
+    /// A path whose first word is both a crate and a name in scope is an error of the compiler's.
+    #[test]
+    fn a_crate_called_as_something_in_scope_is_meant_by_its_whole_path() {
+        for name in ["kafka", "fs", "word-count"] {
+            let module = name.replace('-', "_");
+            let test = rendered(name, "/m", "tests/word_count.rs");
+            assert!(test.contains(&format!("\nuse ::{module}::{{Args, word_count}};\n")));
+            let main = rendered(name, "/m", "src/main.rs");
+            assert!(main.contains(&format!("millstream::launch(::{module}::word_count)")));
+        }
+    }
 
     #[test]
     fn no_placeholder_is_left() {
