@@ -2,9 +2,9 @@
 """Runs the cases of cases.json on Spark and writes what each batch gave into expected.json.
 
     pip install pyspark==4.2.0
-    python3 make.py [NAME...]
+    python3 make.py [NAME... | --missing]
 
-With names, only those cases run. A case reads files of lines, one a batch, as the view `t`; `sql` is its query, or `frame` names one of FRAMES. Lines of a case of format `parquet` are
+With names, only those cases run, with `--missing` those that expected.json lacks. A case reads files of lines, one a batch, as the view `t`; `sql` is its query, or `frame` names one of FRAMES. Lines of a case of format `parquet` are
 CSV that is written as Parquet. A batch's rows are written as Spark casts their cells to strings.
 """
 import json
@@ -160,6 +160,8 @@ def main():
     only = sys.argv[1:]
     path = HERE / "expected.json"
     known = json.loads(path.read_text())["cases"] if only and path.exists() else {}
+    if only == ["--missing"]:
+        only = [case["name"] for case in cases if case["name"] not in known]
     expected = {}
     for case in cases:
         name = case["name"]
