@@ -13,9 +13,14 @@ use datafusion_spark::expr_fn::avg;
 use crate::{
     error::Error,
     functions::{
-        event_time::EventTimeFunction, explode::ExplodeFunction, from_json::FromJsonFunction,
-        interval, split::SplitFunction, window::WindowFunction,
+        event_time::{EventTimeFunction, SeenFunction},
+        explode::ExplodeFunction,
+        from_json::FromJsonFunction,
+        interval,
+        split::SplitFunction,
+        window::WindowFunction,
     },
+    plan::rewrite,
     session::Session,
     show::{self, Shown},
     table,
@@ -32,8 +37,8 @@ pub trait IntoColumn {
 }
 
 impl IntoColumn for Expr {
-    fn into_column(self, _frame: &DataFrame) -> Result<Expr, Error> {
-        Ok(self)
+    fn into_column(self, frame: &DataFrame) -> Result<Expr, Error> {
+        frame.in_session(self)
     }
 }
 
@@ -59,8 +64,8 @@ pub trait IntoCondition {
 }
 
 impl IntoCondition for Expr {
-    fn into_condition(self, _frame: &DataFrame) -> Result<Expr, Error> {
-        Ok(self)
+    fn into_condition(self, frame: &DataFrame) -> Result<Expr, Error> {
+        frame.in_session(self)
     }
 }
 
@@ -92,6 +97,12 @@ impl DataFrame {
 
     pub(crate) fn plan(&self) -> &LogicalPlan {
         self.inner.logical_plan()
+    }
+
+    /// An expression that was written without the session.
+    fn in_session(&self, expression: Expr) -> Result<Expr, Error> {
+        let zone = self.session.zone_name();
+        Ok(FromJsonFunction::in_zone(expression, zone)?)
     }
 
     fn column(&self, name: &str) -> Result<Expr, Error> {
@@ -188,7 +199,10 @@ impl DataFrame {
             lit(number),
             lit(micros / 1_000),
         ]);
-        Ok(self.with(self.inner.clone().with_column(column, watched)?))
+        // Watched even where nothing else reads the column.
+        let seen = ScalarUDF::from(SeenFunction::default()).call(vec![self.column(column)?]);
+        let inner = self.inner.clone().with_column(column, watched)?;
+        Ok(self.with(inner.filter(seen)?))
     }
 
     /// The rows of both; columns go together by their places.
@@ -262,7 +276,8 @@ impl DataFrame {
         if table::reads_files(self.plan()) {
             return writer::collect(&self.session, self.plan());
         }
-        let inner = self.inner.clone();
+        let (plan, _) = rewrite::rewrite(self.plan().clone(), self.session.zone_name())?;
+        let inner = prelude::DataFrame::new(self.session.context().state(), plan);
         let schema = self.schema();
         let rows = self.session.wait(async move { inner.collect().await })??;
         Ok((schema, rows))
@@ -314,8 +329,9 @@ pub fn explode(list: Expr) -> Expr {
     ScalarUDF::from(ExplodeFunction::default()).call(vec![list])
 }
 
-/// JSON in a text as a struct of these columns, such as `a INT, b STRING`. Times without a zone are UTC.
+/// JSON in a text as a struct of these columns, such as `a INT, b STRING`. Times without a zone are in the session's, `time.zone`.
 pub fn from_json(text: Expr, schema: &str) -> Expr {
+    // The frame that takes the expression puts its session's zone in.
     ScalarUDF::from(FromJsonFunction::new("UTC")).call(vec![text, lit(schema)])
 }
 
@@ -338,10 +354,13 @@ impl GroupedData {
     /// When an expression is no aggregate, or names no column.
     pub fn agg(&self, aggregates: impl IntoIterator<Item = Expr>) -> Result<DataFrame, Error> {
         let inner = self.frame.inner.clone();
-        let aggregates = aggregates.into_iter().collect();
+        let aggregates = aggregates.into_iter();
+        let aggregates: Result<Vec<Expr>, Error> = aggregates
+            .map(|aggregate| self.frame.in_session(aggregate))
+            .collect();
         Ok(self
             .frame
-            .with(inner.aggregate(self.keys.clone(), aggregates)?))
+            .with(inner.aggregate(self.keys.clone(), aggregates?)?))
     }
 
     /// The keys and `count`, the rows of each group.

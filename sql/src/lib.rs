@@ -64,7 +64,7 @@ pub mod writer;
 pub use arrow;
 pub use datafusion::{
     functions_aggregate::expr_fn::{count, max, min, sum},
-    logical_expr::{Expr, lit},
+    logical_expr::{Expr, cast, lit, try_cast},
     prelude::col,
 };
 pub use datafusion_spark::expr_fn::avg;

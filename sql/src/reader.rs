@@ -1,6 +1,6 @@
 //! Reading streams, and what doesn't grow.
 
-use std::{fmt::Display, sync::Arc};
+use std::{collections::HashMap, fmt::Display, sync::Arc};
 
 use arrow::{
     datatypes::{DataType, Field, Schema, SchemaRef},
@@ -146,7 +146,7 @@ impl DataStreamReader {
             "text" => self.text_source(schema)?,
             "kafka" => {
                 has_own_columns(schema)?;
-                let (source, schema) = KafkaSource::of(&mut self.options, &zone)?;
+                let (source, schema) = KafkaSource::of(&mut self.options, &zone, self.grows)?;
                 (SourceSpec::Kafka(source), schema)
             }
             "rate" => {
@@ -302,6 +302,10 @@ pub(crate) fn frame_of(
     rows: Option<MemoryRows>,
     grows: bool,
 ) -> Result<DataFrame, Error> {
+    // What else is said of a column isn't the engine's: of a union it would have to be alike.
+    let fields = schema.fields().iter();
+    let bare = |field: &Arc<Field>| field.as_ref().clone().with_metadata(HashMap::new());
+    let schema = Arc::new(Schema::new(fields.map(bare).collect::<Vec<_>>()));
     let source = Arc::new(StreamSource {
         spec,
         schema,

@@ -321,7 +321,8 @@ impl SqlStage {
         let mut cell = cell.lock();
         let known = cell
             .take()
-            .and_then(|known| known.downcast::<GroupTable>().ok());
+            .and_then(|known| known.downcast::<GroupTable>().ok())
+            .filter(|known| known.has_layout(&state.layout));
         let mut table = match known {
             Some(table) => table,
             None => Box::new(GroupTable::new(state.layout.clone())),

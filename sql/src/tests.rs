@@ -1,5 +1,8 @@
 //! Whole queries in this process, from files to the console.
 
+mod changing;
+mod event_time;
+mod functions;
 mod golden;
 mod managing;
 mod streams;
@@ -16,8 +19,8 @@ use parking_lot::Mutex;
 use tempfile::TempDir;
 
 use crate::{
-    Console, DataFrame, Error, Expr, Master, OutputMode, Result, Session, StreamingQuery, avg, col,
-    count, lit, max, min, sum,
+    Console, DataFrame, Error, Expr, Master, OutputMode, Registry, Result, Session, StreamingQuery,
+    avg, col, count, lit, max, min, sum,
 };
 
 const SCHEMA: &str = "id INT, name STRING, job STRING, salary DOUBLE";
@@ -49,17 +52,22 @@ impl Fixture {
     }
 
     fn in_folder(folder: TempDir) -> Self {
+        Self::of(folder, "UTC", Registry::default())
+    }
+
+    fn of(folder: TempDir, zone: &str, functions: Registry) -> Self {
         let input = folder.path().join("input");
         std::fs::create_dir_all(&input).unwrap();
         let screen = Screen::default();
         let config = Config::builder()
             .conf("http.enabled", false)
             .conf("checkpoint.fsync", false)
-            .conf("time.zone", "UTC")
+            .conf("time.zone", zone)
             .build()
             .unwrap();
         let session = Session::builder()
             .config(&config)
+            .functions(functions)
             .master(Master::Local { slots: 2 })
             .conf("parallelism", 3)
             .console(Console::new(screen.clone()))
@@ -103,8 +111,22 @@ impl Fixture {
 
     /// The newest table: its rows, cell by cell.
     fn newest(&self) -> Vec<Vec<String>> {
+        self.tables().pop().expect("a batch")
+    }
+
+    /// The newest table that has rows.
+    fn newest_given(&self) -> Vec<Vec<String>> {
+        let mut tables = self.tables();
+        tables.retain(|rows| !rows.is_empty());
+        tables.pop().expect("a batch with rows")
+    }
+
+    fn tables(&self) -> Vec<Vec<Vec<String>>> {
         let text = String::from_utf8(self.screen.0.lock().clone()).unwrap();
-        let (_, table) = text.rsplit_once("Batch: ").expect("a batch");
+        text.split("Batch: ").skip(1).map(Self::table_rows).collect()
+    }
+
+    fn table_rows(table: &str) -> Vec<Vec<String>> {
         let rows = table.lines().filter(|line| line.starts_with('|')).skip(1);
         let cells = |line: &str| {
             let inside = line.trim_matches('|').split('|');
@@ -360,6 +382,9 @@ fn what_streams_cannot_do_is_said_when_the_query_is_built() {
     let fixture = Fixture::new();
     let view = fixture.rows();
     view.create_or_replace_temp_view("t").unwrap();
+    let fixed = fixture.session.read().schema(SCHEMA);
+    let fixed = fixed.csv(fixture.input().to_str().unwrap()).unwrap();
+    fixed.create_or_replace_temp_view("fixed").unwrap();
     let session = &fixture.session;
     let refused = |frame: &DataFrame, mode: &str| -> String {
         let writer = frame.write_stream().format("noop").output_mode(mode);
@@ -424,6 +449,31 @@ fn what_streams_cannot_do_is_said_when_the_query_is_built() {
             "SELECT random() FROM t",
             "append",
             "another value at each call",
+        ),
+        (
+            "SELECT shuffle(make_array(1, 2)) FROM t",
+            "append",
+            "another value at each call",
+        ),
+        (
+            "SELECT name FROM t WHERE salary > random()",
+            "append",
+            "another value at each call",
+        ),
+        (
+            "SELECT name, now() FROM t",
+            "append",
+            "another value at each call",
+        ),
+        (
+            "SELECT name FROM t UNION ALL SELECT name FROM fixed",
+            "append",
+            "union between streaming and batch",
+        ),
+        (
+            "SELECT name FROM t UNION ALL SELECT 'x'",
+            "append",
+            "union between streaming and batch",
         ),
         (
             "SELECT name FROM t WHERE id IN (SELECT max(id) FROM t)",

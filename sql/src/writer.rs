@@ -15,7 +15,7 @@ use crate::{
     frame::DataFrame,
     options::Options,
     output_mode::OutputMode,
-    plan::{check, cut, rewrite},
+    plan::{check, cut, origin::Origin, rewrite},
     query::{Description, StreamingQuery},
     session::{NewQuery, Progress, Session},
     sinks::{SinkSpec, Wanted, memory::MemoryTable},
@@ -216,7 +216,8 @@ impl Planned {
         mode: Option<OutputMode>,
         sink: &SinkSpec,
     ) -> Result<Self, Error> {
-        let (plan, event_times) = rewrite::rewrite(plan.clone())?;
+        let origin = Origin::of(plan)?;
+        let (plan, event_times) = rewrite::rewrite(plan.clone(), session.zone_name())?;
         if let Some(mode) = mode {
             check::check(&plan, mode)?;
         }
@@ -244,7 +245,12 @@ impl Planned {
             sink: sink.description(),
         };
         let zone = session.zone_name().to_owned();
-        let cut = move |parallelism| cut::cut(&physical, output, mode, parallelism, &zone);
+        let query = cut::Planned {
+            plan: physical,
+            mode,
+            origin,
+        };
+        let cut = move |parallelism| cut::cut(query, output, parallelism, &zone);
         Ok(Self {
             schema,
             description,

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 
 use millstream_common::text::Blob;
 
+use super::record::TimestampKind;
+
 /// Where a part of a record lies in its chunk's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
@@ -20,6 +22,8 @@ pub struct Entry {
     pub offset: i64,
     /// Milliseconds since the Unix epoch.
     pub timestamp: Option<i64>,
+    /// Who gave it.
+    pub timestamp_kind: TimestampKind,
     /// Key.
     pub key: Option<Part>,
     /// Value.
@@ -250,6 +254,7 @@ mod tests {
         let entry = |offset: &i64| Entry {
             offset: *offset,
             timestamp: None,
+            timestamp_kind: TimestampKind::None,
             key: None,
             value: None,
             headers: vec![],

@@ -317,6 +317,43 @@ impl KafkaDriver {
     }
 }
 
+impl KafkaDriver {
+    /// The ends, none past where the query is to end.
+    fn bounded(&self, mut ends: Offsets) -> Result<Offsets, Failure> {
+        for (topic, partitions) in &self.settings.ending_offsets {
+            for (partition, until) in partitions {
+                let place = (topic.clone(), *partition);
+                let Some(end) = ends.get_mut(&place) else {
+                    let message = format!(
+                        "{topic}/{partition} has an ending offset, but is no partition that is read"
+                    );
+                    return Err(user(
+                        Failure::new(FailureKind::Io, message).with_code("kafka.unknown_partition"),
+                    ));
+                };
+                if *until < 0 {
+                    continue;
+                }
+                if *until > *end {
+                    let failure = Failure::new(
+                        FailureKind::DataLoss,
+                        format!(
+                            "{topic}/{partition} ends at offset {end}, before the ending offset {until}; set kafka.on_data_loss=warn to read what is there"
+                        ),
+                    );
+                    if self.settings.on_data_loss == OnDataLoss::Fail {
+                        return Err(failure);
+                    }
+                    tracing::warn!(%failure, "input is lost; going on with what is there");
+                    continue;
+                }
+                *end = *until;
+            }
+        }
+        Ok(ends)
+    }
+}
+
 #[async_trait]
 impl SourceDriver for KafkaDriver {
     async fn start(&mut self) -> Result<Value, Failure> {
@@ -351,7 +388,7 @@ impl SourceDriver for KafkaDriver {
             let places: Vec<Place> = self.positions.keys().cloned().collect();
             let ends = self.offsets_at(places, Offset::End).await?;
             self.check_ends(&ends).await?;
-            ends
+            self.bounded(ends)?
         };
         let most = self.settings.max_per_batch;
         let limits = ranges::Limits {

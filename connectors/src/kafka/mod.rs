@@ -33,8 +33,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     driver::KafkaDriver,
-    offsets::{OffsetsError, StartingOffsets},
-    record::{Header, Record},
+    offsets::{EndingOffsets, OffsetsError, StartingOffsets},
+    record::{Header, Record, TimestampKind},
     source::{KafkaSplits, OffsetRange, ReadAhead},
 };
 use crate::malformed::OnMalformed;
@@ -70,6 +70,8 @@ pub struct Settings {
     pub subscription: Subscription,
     /// Where to begin.
     pub starting_offsets: StartingOffsets,
+    /// Where to end, where that is before what is there at the first plan; with [`only_present`](Self::only_present).
+    pub ending_offsets: EndingOffsets,
     /// Consumer group under which progress is committed for lag tools; never read back.
     pub group: String,
     /// Further properties of librdkafka, such as `security.protocol` or `isolation.level` (default `read_committed`).
@@ -103,6 +105,7 @@ impl Settings {
             brokers: brokers.into(),
             subscription,
             starting_offsets: StartingOffsets::default(),
+            ending_offsets: EndingOffsets::default(),
             group: "millstream".to_owned(),
             properties: BTreeMap::new(),
             commit_offsets: true,

@@ -17,6 +17,9 @@ pub enum StartingOffsets {
     Explicit(BTreeMap<String, BTreeMap<i32, i64>>),
 }
 
+/// Where a query ends that reads what is there, by topic and partition: the first offset that it doesn't read, -1 being the end. Partitions not named are read to their ends.
+pub type EndingOffsets = BTreeMap<String, BTreeMap<i32, i64>>;
+
 /// Not starting offsets.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(

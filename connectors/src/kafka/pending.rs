@@ -2,11 +2,14 @@
 
 use millstream_common::text::Blob;
 use rdkafka::{
-    Message,
+    Message, Timestamp,
     message::{BorrowedMessage, Headers},
 };
 
-use super::buffer::{Chunk, Entry, Part};
+use super::{
+    buffer::{Chunk, Entry, Part},
+    record::TimestampKind,
+};
 
 /// A chunk is handed over at this many records...
 const CHUNK_RECORDS: usize = 1_024;
@@ -44,10 +47,15 @@ impl Pending {
                 headers.push((name, value));
             }
         }
-        let timestamp = message.timestamp().to_millis();
+        let (timestamp, timestamp_kind) = match message.timestamp() {
+            Timestamp::NotAvailable => (None, TimestampKind::None),
+            Timestamp::CreateTime(millis) => (Some(millis), TimestampKind::Created),
+            Timestamp::LogAppendTime(millis) => (Some(millis), TimestampKind::Appended),
+        };
         self.entries.push(Entry {
             offset: message.offset(),
             timestamp,
+            timestamp_kind,
             key,
             value,
             headers,

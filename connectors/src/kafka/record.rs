@@ -16,12 +16,26 @@ pub struct Record {
     pub offset: i64,
     /// Its timestamp in milliseconds since the Unix epoch, where it has one.
     pub timestamp: Option<i64>,
+    /// Who gave it the timestamp.
+    pub timestamp_kind: TimestampKind,
     /// Its key.
     pub key: Option<Blob>,
     /// Its value; none for a tombstone.
     pub value: Option<Blob>,
     /// Its headers, in order.
     pub headers: Vec<Header>,
+}
+
+/// Who gives records their timestamps; a topic's `message.timestamp.type`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TimestampKind {
+    /// Nobody: the record has none.
+    #[default]
+    None,
+    /// The producer, when it made the record.
+    Created,
+    /// The broker, when it appended the record to its log.
+    Appended,
 }
 
 /// A record's header.

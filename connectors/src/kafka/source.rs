@@ -338,6 +338,7 @@ impl RangeReader {
             partition: self.range.partition,
             offset: entry.offset,
             timestamp: entry.timestamp,
+            timestamp_kind: entry.timestamp_kind,
             key: optional(&entry.key)?,
             value: optional(&entry.value)?,
             headers,

@@ -56,6 +56,8 @@ enum Query {
     Rows,
     /// Employees by what a function of the program's own makes of their job.
     Called,
+    /// How many employees there are, and how many of each job, of the files as they are.
+    Fixed,
     /// Events of a topic by minute and job, once a minute is over, to Parquet files.
     Windows,
     /// Events of a topic by job, whenever they change, to a topic.
@@ -114,8 +116,17 @@ fn running(session: &Session, job: &Job) -> Result<()> {
         .await_termination()
 }
 
+fn fixed(session: &Session, job: &Job) -> Result<()> {
+    let reader = session.read().schema(SCHEMA).option("header", true);
+    let employees = reader.csv(needed(job.dir.as_ref()))?;
+    println!("{} employees", employees.count()?);
+    let by_job = employees.group_by(["job_name"])?.count()?;
+    by_job.order_by(["job_name"])?.show(None)
+}
+
 fn job(session: &Session, job: Job) -> Result<()> {
     match job.query {
+        Query::Fixed => return fixed(session, &job),
         Query::Windows => return windows(session, &job),
         Query::Running => return running(session, &job),
         _ => {}

@@ -1,7 +1,8 @@
 //! Watches a column of event times: gives it as it is, marks it as one, and notes the latest that a task saw.
 //!
 //! The mark is metadata of the field, which the planner carries on through projections, filters and unions; aggregates find by it which of their keys a
-//! watermark lets go. A task's plan runs on its slot's thread, so what was seen is noted there.
+//! watermark lets go. The mark names the type that it was given to: a cast keeps metadata, and what it makes of a time is none. A task's plan runs on its
+//! slot's thread, so what was seen is noted there.
 
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
@@ -14,7 +15,8 @@ use datafusion::{
     common::ScalarValue,
     error::Result,
     logical_expr::{
-        ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility,
+        ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDFImpl, Signature,
+        Volatility,
     },
 };
 
@@ -64,6 +66,12 @@ fn note(column: &str, times: &PrimitiveArray<TimestampMicrosecondType>) {
 
 /// Whether a field holds event times, or windows of them.
 pub(crate) fn is_marked(field: &Field) -> bool {
+    let of = field.metadata().get(MARK);
+    of.is_some_and(|of| *of == field.data_type().to_string())
+}
+
+/// Whether a field has a mark, be it one of its type or not.
+pub(crate) fn has_mark(field: &Field) -> bool {
     field.metadata().contains_key(MARK)
 }
 
@@ -77,8 +85,19 @@ pub(crate) fn marked_as(field: Field, other: &Field) -> Field {
 
 fn with_mark(field: Field) -> Field {
     let mut metadata = field.metadata().clone();
-    metadata.insert(MARK.to_owned(), "true".to_owned());
+    metadata.insert(MARK.to_owned(), field.data_type().to_string());
     field.with_metadata(metadata)
+}
+
+fn without_mark(field: Field) -> Field {
+    let mut metadata = field.metadata().clone();
+    metadata.remove(MARK);
+    field.with_metadata(metadata)
+}
+
+fn first_type(types: &[DataType], name: &str) -> Result<DataType> {
+    let first = types.first().cloned();
+    first.ok_or_else(|| wrong(format!("{name} needs a column")))
 }
 
 /// `event_time(column, id, delay in milliseconds)`. Volatile, so that it is evaluated where it stands and conditions on it aren't moved below.
@@ -105,10 +124,7 @@ impl ScalarUDFImpl for EventTimeFunction {
     }
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        types
-            .first()
-            .cloned()
-            .ok_or_else(|| wrong("event_time needs a column"))
+        first_type(types, NAME)
     }
 
     fn return_field_from_args(&self, arguments: ReturnFieldArgs<'_>) -> Result<FieldRef> {
@@ -135,5 +151,91 @@ impl ScalarUDFImpl for EventTimeFunction {
         note(id, times.as_primitive());
         debug_assert_eq!(times.len(), arguments.number_rows);
         Ok(ColumnarValue::Array(times))
+    }
+}
+
+/// `event_time_seen(column)`: true. Volatile, so that it stays above the `event_time` that it reads, which is then evaluated even where nothing else needs
+/// the column.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) struct SeenFunction {
+    signature: Signature,
+}
+
+pub(crate) const SEEN_NAME: &str = "event_time_seen";
+
+impl Default for SeenFunction {
+    fn default() -> Self {
+        Self {
+            signature: Signature::any(1, Volatility::Volatile),
+        }
+    }
+}
+
+impl ScalarUDFImpl for SeenFunction {
+    fn name(&self) -> &str {
+        SEEN_NAME
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _types: &[DataType]) -> Result<DataType> {
+        Ok(DataType::Boolean)
+    }
+
+    fn invoke_with_args(&self, _arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        Ok(ColumnarValue::Scalar(ScalarValue::Boolean(Some(true))))
+    }
+}
+
+/// `event_time_mark(column, whether)`: the column as it is, with the mark or without it.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) struct MarkFunction {
+    signature: Signature,
+}
+
+impl Default for MarkFunction {
+    fn default() -> Self {
+        Self {
+            signature: Signature::any(2, Volatility::Immutable),
+        }
+    }
+}
+
+impl ScalarUDFImpl for MarkFunction {
+    fn name(&self) -> &str {
+        "event_time_mark"
+    }
+
+    /// That of the column.
+    fn schema_name(&self, arguments: &[Expr]) -> Result<String> {
+        let column = arguments.first();
+        let column = column.ok_or_else(|| wrong("event_time_mark needs a column"))?;
+        Ok(column.schema_name().to_string())
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        first_type(types, self.name())
+    }
+
+    fn return_field_from_args(&self, arguments: ReturnFieldArgs<'_>) -> Result<FieldRef> {
+        let column = arguments.arg_fields.first();
+        let column = column.ok_or_else(|| wrong("event_time_mark needs a column"))?;
+        let column = column.as_ref().clone();
+        let is_marked = arguments.scalar_arguments.get(1).copied().flatten();
+        Ok(Arc::new(match is_marked {
+            Some(ScalarValue::Boolean(Some(true))) => with_mark(column),
+            _ => without_mark(column),
+        }))
+    }
+
+    fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let column = arguments.args.into_iter().next();
+        column.ok_or_else(|| wrong("event_time_mark needs a column"))
     }
 }

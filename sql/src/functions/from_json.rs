@@ -8,10 +8,14 @@ use arrow::{
     datatypes::{DataType, Field, FieldRef, Fields},
 };
 use datafusion::{
-    common::ScalarValue,
+    common::{
+        ScalarValue,
+        tree_node::{Transformed, TreeNode},
+    },
     error::{DataFusionError, Result},
     logical_expr::{
-        ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility,
+        ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
+        Signature, Volatility,
     },
 };
 use jiff::tz::TimeZone;
@@ -37,6 +41,18 @@ impl FromJsonFunction {
             signature: Signature::any(2, Volatility::Immutable),
             zone: zone.to_owned(),
         }
+    }
+
+    /// An expression whose calls of the function are those of this session: one that was written without a session knows no zone.
+    pub(crate) fn in_zone(expression: Expr, zone: &str) -> Result<Expr> {
+        let changed = expression.transform_up(|inside| match inside {
+            Expr::ScalarFunction(call) if call.name() == NAME => {
+                let function = ScalarUDF::from(Self::new(zone));
+                Ok(Transformed::yes(function.call(call.args)))
+            }
+            other => Ok(Transformed::no(other)),
+        })?;
+        Ok(changed.data)
     }
 
     fn fields(&self, schema: Option<&ScalarValue>) -> Result<Fields> {

@@ -47,6 +47,19 @@ pub(crate) fn micros(text: &str) -> Result<i64, String> {
     Ok(total)
 }
 
+/// A length of microseconds in its largest whole unit.
+pub(crate) fn text_of(micros: i64) -> String {
+    let units = [(3_600_000_000, "h"), (60_000_000, "m"), (1_000_000, "s")];
+    let whole = units
+        .iter()
+        .find(|(length, _)| micros != 0 && micros % length == 0);
+    match whole {
+        Some((length, unit)) => format!("{}{unit}", micros / length),
+        None if micros == 0 => "0s".to_owned(),
+        None => format!("{micros}us"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,5 +81,10 @@ mod tests {
         ] {
             assert!(micros(wrong).unwrap_err().contains(wrong), "{wrong}");
         }
+    }
+    #[test]
+    fn lengths_are_written_in_whole_units() {
+        let written = [0, 1, 1_000_000, 90_000_000, 600_000_000, -3_600_000_000].map(text_of);
+        assert_eq!(written, ["0s", "1us", "1s", "90s", "10m", "-1h"]);
     }
 }

@@ -3,7 +3,7 @@
 //! Where windows overlap, a row is in several: the query is rewritten (`plan/rewrite.rs`) so that `window_slides` lists them, a row for each is made, and `in_window` takes
 //! the function's place.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use arrow::{
     array::{
@@ -32,7 +32,7 @@ const COLUMN: &str = "window";
 pub(crate) struct Windows {
     pub(crate) length: i64,
     pub(crate) slide: i64,
-    start: i64,
+    pub(crate) start: i64,
 }
 
 impl Windows {
@@ -101,6 +101,13 @@ impl Windows {
 
     pub(crate) fn overlap(&self) -> bool {
         self.slide < self.length
+    }
+}
+
+impl fmt::Display for Windows {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [length, slide, start] = [self.length, self.slide, self.start].map(interval::text_of);
+        write!(formatter, "{length} each {slide} from {start}")
     }
 }
 

@@ -1,8 +1,11 @@
 //! What streams can't do, by Spark's rules, said when the query is built.
 
-use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, expr::AggregateFunction};
+use datafusion::logical_expr::{
+    Aggregate, Expr, LogicalPlan, Volatility,
+    expr::{AggregateFunction, ScalarFunction},
+};
 
-use crate::{error::Error, functions::event_time, keys, output_mode::OutputMode};
+use crate::{error::Error, functions::event_time, keys, output_mode::OutputMode, table};
 
 /// What of a query decides how it runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,8 +41,16 @@ fn visit(plan: &LogicalPlan, mode: OutputMode, shape: &mut Shape) -> Result<(), 
         | LogicalPlan::Filter(_)
         | LogicalPlan::SubqueryAlias(_)
         | LogicalPlan::TableScan(_)
-        | LogicalPlan::Union(_)
         | LogicalPlan::Unnest(_) => {}
+        LogicalPlan::Union(union) => {
+            let mut inputs = union.inputs.iter();
+            if !inputs.all(|input| table::reads_stream(input)) {
+                return Err(Error::refused(
+                    "union between streaming and batch DataFrames/Datasets is not supported",
+                    "read both with read_stream, or write two queries",
+                ));
+            }
+        }
         LogicalPlan::Aggregate(aggregate) => {
             if shape.aggregates {
                 return Err(Error::refused(
@@ -169,11 +180,9 @@ fn check_expression(expression: &Expr) -> Result<(), Error> {
     let visited = datafusion::common::tree_node::TreeNode::apply(expression, |inside| {
         let what = match inside {
             Expr::ScalarSubquery(_) | Expr::InSubquery(_) | Expr::Exists(_) => Some("a subquery"),
-            Expr::ScalarFunction(function) => match function.name() {
-                "now" | "current_timestamp" | "current_date" | "current_time" | "random"
-                | "rand" | "uuid" => Some("a function that gives another value at each call"),
-                _ => None,
-            },
+            Expr::ScalarFunction(function) if !gives_the_same(function) => {
+                Some("a function that gives another value at each call")
+            }
             _ => None,
         };
         if what.is_some() {
@@ -190,4 +199,12 @@ fn check_expression(expression: &Expr) -> Result<(), Error> {
             "compute it from the columns",
         )),
     }
+}
+
+/// A task may run again, on rows that come in another order: what it computes may depend on its arguments alone.
+fn gives_the_same(function: &ScalarFunction) -> bool {
+    let is_our_own = matches!(function.name(), event_time::NAME | event_time::SEEN_NAME);
+    // Depends on the session's zone, which a query has for good.
+    let is_cast = function.name() == "spark_cast";
+    is_our_own || is_cast || function.func.signature().volatility == Volatility::Immutable
 }

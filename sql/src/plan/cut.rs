@@ -32,6 +32,7 @@ use crate::{
     functions::event_time,
     input::{Feed, InputCodec, InputExec, Scan},
     output_mode::OutputMode,
+    plan::origin::Origin,
     program::{Emit, ExitSpec, InputSpec, Program, SchemaBytes, StageSpec, StateSpec},
     table::StreamSource,
 };
@@ -52,16 +53,23 @@ pub(crate) struct Stages {
     pub(crate) waits_for_watermark: bool,
 }
 
+/// A query that was planned, and what its aggregate is computed from.
+pub(crate) struct Planned {
+    pub(crate) plan: Arc<dyn ExecutionPlan>,
+    pub(crate) mode: OutputMode,
+    pub(crate) origin: Origin,
+}
+
 /// Cuts a plan.
 pub(crate) fn cut(
-    plan: &Arc<dyn ExecutionPlan>,
+    query: Planned,
     output: Output,
-    mode: OutputMode,
     parallelism: u32,
     zone: &str,
 ) -> Result<Stages, Error> {
     let mut cutter = Cutter {
-        mode,
+        mode: query.mode,
+        origin: query.origin,
         parallelism,
         plan: Plan::default(),
         stages: Vec::new(),
@@ -70,7 +78,7 @@ pub(crate) fn cut(
         waits_for_watermark: false,
     };
     let mut draft = Draft::default();
-    let top = cutter.piece(plan, &mut draft)?;
+    let top = cutter.piece(&query.plan, &mut draft)?;
     draft.operators.push(output.plan.id.clone());
     let stage = cutter.end(draft, &top, output.exit, Vec::new(), |stage| {
         stage.output = Some(OutputIndex(0));
@@ -98,6 +106,7 @@ pub(crate) fn cut(
 
 struct Cutter {
     mode: OutputMode,
+    origin: Origin,
     parallelism: u32,
     plan: Plan,
     stages: Vec<StageSpec>,
@@ -298,7 +307,7 @@ impl Cutter {
         draft.stateful.push(NamedSettings {
             id: id.clone(),
             kind: "aggregate".to_owned(),
-            settings: settings(last, &schema, group_columns),
+            settings: settings(&self.origin, &schema, group_columns),
         });
         let emit = match self.mode {
             OutputMode::Complete => Emit::All,
@@ -312,7 +321,8 @@ impl Cutter {
             Emit::Changed | Emit::Over => keys.position(|field| event_time::is_marked(field)),
         };
         draft.gives_anyway |= emit == Emit::All || group_columns == 0 || time.is_some();
-        self.waits_for_watermark |= time.is_some();
+        // As Spark: also where the watermark lets nothing go.
+        self.waits_for_watermark |= emit != Emit::All;
         draft.state = Some(StateSpec {
             operator: id,
             group_columns,
@@ -404,39 +414,17 @@ fn bytes_of(plan: Arc<dyn ExecutionPlan>) -> Result<Vec<u8>, Error> {
 }
 
 /// What of an aggregate a checkpoint depends on.
-fn settings(last: &AggregateExec, schema: &SchemaRef, group_columns: usize) -> serde_json::Value {
-    let keys = schema.fields().iter().take(group_columns);
-    let keys: Vec<String> = keys
-        .map(|field| format!("{} {}", field.name(), field.data_type()))
-        .collect();
-    let functions = last.aggr_expr().iter();
-    let functions: Vec<String> = functions
-        .map(|function| {
-            let arguments = function.expressions();
-            let arguments = arguments.iter().map(|argument| {
-                // `salary@4`: where a column is depends on what else is read.
-                let text = argument.to_string();
-                let parts = text
-                    .split('@')
-                    .enumerate()
-                    .map(|(number, part)| match number {
-                        0 => part,
-                        _ => part.trim_start_matches(|c: char| c.is_ascii_digit()),
-                    });
-                parts.collect::<String>()
-            });
-            format!(
-                "{}({})",
-                function.fun().name(),
-                arguments.collect::<Vec<_>>().join(", ")
-            )
-        })
-        .collect();
-    let state = schema.fields().iter().skip(group_columns);
-    let state: Vec<String> = state
-        .map(|field| format!("{} {}", field.name(), field.data_type()))
-        .collect();
-    json!({ "keys": keys, "functions": functions, "state": state })
+fn settings(origin: &Origin, schema: &SchemaRef, group_columns: usize) -> serde_json::Value {
+    let fields = schema.fields().iter();
+    let typed = fields.map(|field| format!("{} {}", field.name(), field.data_type()));
+    let mut keys: Vec<String> = typed.collect();
+    let state = keys.split_off(group_columns);
+    json!({
+        "keys": keys,
+        "of": origin.keys,
+        "functions": origin.functions,
+        "state": state,
+    })
 }
 
 /// The first step of an aggregate, below its exchange.

@@ -14,7 +14,7 @@ use datafusion::{
 };
 use millstream_driver::query::event::EventTime;
 
-use super::floats;
+use super::{floats, marks, texts};
 use crate::{
     error::Error,
     functions::{
@@ -29,7 +29,11 @@ const SLIDES: &str = "__millstream_window";
 const ELEMENT: &str = "__millstream_element";
 
 /// A plan that the engine can plan, and the event-time columns that it watches.
-pub(crate) fn rewrite(plan: LogicalPlan) -> Result<(LogicalPlan, Vec<EventTime>), Error> {
+pub(crate) fn rewrite(
+    plan: LogicalPlan,
+    zone: &str,
+) -> Result<(LogicalPlan, Vec<EventTime>), Error> {
+    let plan = texts::written(marks::settled(plan)?, zone)?;
     let mut refused = None;
     let rewritten = plan.transform_up(|node| match generators(node) {
         Ok(done) => Ok(done),

@@ -2,7 +2,9 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fs::Permissions,
     net::SocketAddr,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -348,6 +350,8 @@ impl Host {
             else {
                 return Ok(None);
             };
+            // Executors may be other users.
+            builder.permissions(Permissions::from_mode(0o777));
             std::fs::create_dir_all(&root).and_then(|()| builder.tempdir_in(&root))
         };
         made.map(Some).map_err(|error| {

@@ -164,12 +164,25 @@ pub(crate) fn decimal(text: &str, precision: u8, scale: i8) -> Option<i128> {
         return None;
     }
     let mut digits = 0i128;
-    for digit in whole.chars().chain(fraction.chars()) {
+    for digit in whole.chars() {
         let digit = i128::from(digit.to_digit(10)?);
         digits = digits.checked_mul(10)?.checked_add(digit)?;
     }
+    let mut places = 0i32;
+    let mut is_full = false;
+    for digit in fraction.chars() {
+        let digit = i128::from(digit.to_digit(10)?);
+        let more = digits
+            .checked_mul(10)
+            .and_then(|digits| digits.checked_add(digit));
+        match more {
+            // Digits past the 38th are past every scale; the one that rounds is before them.
+            Some(more) if !is_full => (digits, places) = (more, places + 1),
+            _ => is_full = true,
+        }
+    }
     let shift = exponent
-        .checked_sub(i32::try_from(fraction.len()).ok()?)?
+        .checked_sub(places)?
         .checked_add(i32::from(scale))?;
     let power = |places: u32| 10i128.checked_pow(places);
     let value = if shift >= 0 {
@@ -236,6 +249,8 @@ mod tests {
             ),
             ["1.24", "-5.00", "null", "150.00", "-0.01", "0.10", "null"]
         );
+        let long = format!("1.2{}9", "5".repeat(60));
+        assert_eq!(converted(&[&long], DataType::Decimal128(5, 2)), ["1.26"]);
     }
 
     fn iso(text: &str, zone: &TimeZone) -> Option<i64> {

@@ -14,10 +14,14 @@ use arrow::{
         TimeUnit,
     },
 };
+use hashbrown::HashMap;
 use jiff::tz::TimeZone;
-use serde_json::{Map, Value};
 
-use super::{convert, pattern::Patterns};
+use super::{
+    convert,
+    json_text::{self, Fields as Object, Value},
+    pattern::Patterns,
+};
 use crate::error::Error;
 
 /// What texts came to.
@@ -60,12 +64,11 @@ pub(crate) fn parse<'t>(
     zone: &TimeZone,
     patterns: &Patterns,
 ) -> Result<Parsed, Error> {
-    let mut objects: Vec<Option<Map<String, Value>>> = Vec::new();
+    let mut objects: Vec<Option<Object<'t>>> = Vec::new();
     let mut fits = Vec::new();
     for text in texts {
-        let value = text.map(serde_json::from_str::<Value>);
-        let object = match value {
-            Some(Ok(Value::Object(object))) => Some(object),
+        let object = match text.and_then(Value::read) {
+            Some(Value::Object(object, _)) => Some(object),
             _ => None,
         };
         fits.push(object.is_some() || text.is_none());
@@ -77,7 +80,7 @@ pub(crate) fn parse<'t>(
         fits,
     };
     let rows: Vec<usize> = (0..objects.len()).collect();
-    let objects: Vec<Option<&Map<String, Value>>> = objects.iter().map(Option::as_ref).collect();
+    let objects: Vec<Option<&Object<'t>>> = objects.iter().map(Option::as_ref).collect();
     let columns = reader.fields(&objects, &rows, fields)?;
     Ok(Parsed {
         columns,
@@ -88,16 +91,16 @@ pub(crate) fn parse<'t>(
 impl Reader<'_> {
     fn fields(
         &mut self,
-        objects: &[Option<&Map<String, Value>>],
+        objects: &[Option<&Object<'_>>],
         rows: &[usize],
         fields: &Fields,
     ) -> Result<Vec<ArrayRef>, Error> {
         let mut columns = Vec::with_capacity(fields.len());
         for field in fields {
-            let values: Vec<Option<&Value>> = objects
+            let values: Vec<Option<&Value<'_>>> = objects
                 .iter()
                 .map(|object| {
-                    let value = object.as_ref()?.get(field.name())?;
+                    let value = json_text::field(object.as_ref()?, field.name())?;
                     (!value.is_null()).then_some(value)
                 })
                 .collect();
@@ -115,9 +118,9 @@ impl Reader<'_> {
     /// Each value by a function that gives none where it doesn't fit.
     fn each<T>(
         &mut self,
-        values: &[Option<&Value>],
+        values: &[Option<&Value<'_>>],
         rows: &[usize],
-        read: impl Fn(&Value) -> Option<T>,
+        read: impl Fn(&Value<'_>) -> Option<T>,
     ) -> Vec<Option<T>> {
         let mut out = Vec::with_capacity(values.len());
         for (value, row) in values.iter().zip(rows) {
@@ -130,12 +133,12 @@ impl Reader<'_> {
         out
     }
 
-    fn integers<T>(&mut self, values: &[Option<&Value>], rows: &[usize]) -> ArrayRef
+    fn integers<T>(&mut self, values: &[Option<&Value<'_>>], rows: &[usize]) -> ArrayRef
     where
         T: ArrowPrimitiveType,
         T::Native: TryFrom<i64>,
     {
-        let read = |value: &Value| T::Native::try_from(value.as_i64()?).ok();
+        let read = |value: &Value<'_>| T::Native::try_from(value.as_i64()?).ok();
         Arc::new(PrimitiveArray::<T>::from_iter(
             self.each(values, rows, read),
         ))
@@ -143,7 +146,7 @@ impl Reader<'_> {
 
     fn column(
         &mut self,
-        values: &[Option<&Value>],
+        values: &[Option<&Value<'_>>],
         rows: &[usize],
         data_type: &DataType,
     ) -> Result<ArrayRef, Error> {
@@ -151,7 +154,7 @@ impl Reader<'_> {
             DataType::Null => Arc::new(NullArray::new(values.len())),
             DataType::Boolean => {
                 let mut column = BooleanBuilder::new();
-                for value in self.each(values, rows, Value::as_bool) {
+                for value in self.each(values, rows, |value| value.as_bool()) {
                     column.append_option(value);
                 }
                 Arc::new(column.finish())
@@ -161,19 +164,14 @@ impl Reader<'_> {
             DataType::Int32 => self.integers::<Int32Type>(values, rows),
             DataType::Int64 => self.integers::<Int64Type>(values, rows),
             DataType::Float32 => {
-                let read = |value: &Value| number(value).map(|number| number as f32);
+                let read = |value: &Value<'_>| number(value).map(|number| number as f32);
                 Arc::new(Float32Array::from_iter(self.each(values, rows, read)))
             }
             DataType::Float64 => Arc::new(Float64Array::from_iter(self.each(values, rows, number))),
             DataType::Utf8 => {
                 let mut column = StringBuilder::new();
                 for value in values {
-                    match value {
-                        None => column.append_null(),
-                        Some(Value::String(text)) => column.append_value(text),
-                        // Anything else is its JSON, as in Spark.
-                        Some(other) => column.append_value(other.to_string()),
-                    }
+                    column.append_option(value.map(Value::text));
                 }
                 Arc::new(column.finish())
             }
@@ -182,7 +180,7 @@ impl Reader<'_> {
             DataType::Map(entries, sorted) => self.maps(values, rows, entries, *sorted)?,
             DataType::Date32 => {
                 let patterns = self.patterns;
-                let read = |value: &Value| convert::date(value.as_str()?, patterns);
+                let read = |value: &Value<'_>| convert::date(value.as_str()?, patterns);
                 Arc::new(Date32Array::from_iter(self.each(values, rows, read)))
             }
             DataType::Timestamp(TimeUnit::Microsecond, in_zone) => {
@@ -191,15 +189,17 @@ impl Reader<'_> {
                     None => TimeZone::UTC,
                 };
                 let patterns = self.patterns;
-                let read = |value: &Value| convert::timestamp(value.as_str()?, &zone, patterns);
+                let read = |value: &Value<'_>| match value {
+                    // Seconds since 1970.
+                    Value::Number(_) => value.as_i64()?.checked_mul(1_000_000),
+                    _ => convert::timestamp(value.as_str()?, &zone, patterns),
+                };
                 let times = TimestampMicrosecondArray::from_iter(self.each(values, rows, read));
                 Arc::new(times.with_timezone_opt(in_zone.clone()))
             }
             DataType::Decimal128(precision, scale) => {
-                let read = |value: &Value| match value {
-                    Value::Number(number) => {
-                        convert::decimal(&number.to_string(), *precision, *scale)
-                    }
+                let read = |value: &Value<'_>| match value {
+                    Value::Number(text) => convert::decimal(text, *precision, *scale),
                     Value::String(text) => convert::decimal(text, *precision, *scale),
                     _ => None,
                 };
@@ -215,7 +215,7 @@ impl Reader<'_> {
 
     fn structs(
         &mut self,
-        values: &[Option<&Value>],
+        values: &[Option<&Value<'_>>],
         rows: &[usize],
         fields: &Fields,
     ) -> Result<ArrayRef, Error> {
@@ -236,11 +236,11 @@ impl Reader<'_> {
 
     fn lists(
         &mut self,
-        values: &[Option<&Value>],
+        values: &[Option<&Value<'_>>],
         rows: &[usize],
         element: &Arc<Field>,
     ) -> Result<ArrayRef, Error> {
-        let mut elements: Vec<Option<&Value>> = Vec::new();
+        let mut elements: Vec<Option<&Value<'_>>> = Vec::new();
         let mut of_rows = Vec::new();
         let mut lengths = Vec::with_capacity(values.len());
         let mut valid = Vec::with_capacity(values.len());
@@ -249,7 +249,6 @@ impl Reader<'_> {
             if value.is_some() && list.is_none() {
                 self.misfit(*row);
             }
-            let list = list.map(Vec::as_slice);
             valid.push(list.is_some());
             let list = list.unwrap_or_default();
             lengths.push(list.len());
@@ -269,7 +268,7 @@ impl Reader<'_> {
 
     fn maps(
         &mut self,
-        values: &[Option<&Value>],
+        values: &[Option<&Value<'_>>],
         rows: &[usize],
         entries: &Arc<Field>,
         sorted: bool,
@@ -278,7 +277,7 @@ impl Reader<'_> {
             return Err(Error::internal("a map without entries"));
         };
         let mut keys = StringBuilder::new();
-        let mut of_keys: Vec<Option<&Value>> = Vec::new();
+        let mut of_keys: Vec<Option<&Value<'_>>> = Vec::new();
         let mut of_rows = Vec::new();
         let mut lengths = Vec::with_capacity(values.len());
         let mut valid = Vec::with_capacity(values.len());
@@ -288,12 +287,21 @@ impl Reader<'_> {
                 self.misfit(*row);
             }
             valid.push(object.is_some());
-            lengths.push(object.map_or(0, Map::len));
-            for (key, value) in object.into_iter().flatten() {
+            let before = of_keys.len();
+            let fields = object.map(Vec::as_slice).unwrap_or_default();
+            let places = fields.iter().zip(0usize..);
+            let last: HashMap<&str, usize> = places
+                .map(|((key, _), place)| (key.as_ref(), place))
+                .collect();
+            for ((key, value), place) in fields.iter().zip(0usize..) {
+                if last.get(key.as_ref()) != Some(&place) {
+                    continue;
+                }
                 keys.append_value(key);
                 of_keys.push((!value.is_null()).then_some(value));
                 of_rows.push(*row);
             }
+            lengths.push(of_keys.len() - before);
         }
         let of_keys = self.column(&of_keys, &of_rows, fields[1].data_type())?;
         let pairs =
@@ -309,15 +317,17 @@ impl Reader<'_> {
 }
 
 /// Numbers, and the texts that Spark takes for numbers that JSON lacks.
-fn number(value: &Value) -> Option<f64> {
-    match value {
-        Value::Number(number) => number.as_f64(),
-        Value::String(text) => match text.as_str() {
-            "NaN" => Some(f64::NAN),
-            "Infinity" | "+Infinity" | "INF" | "+INF" => Some(f64::INFINITY),
-            "-Infinity" | "-INF" => Some(f64::NEG_INFINITY),
-            _ => None,
-        },
+fn number(value: &Value<'_>) -> Option<f64> {
+    let text = match value {
+        Value::Number(text) => text,
+        Value::String(text) => text.as_ref(),
+        _ => return None,
+    };
+    match text {
+        "NaN" => Some(f64::NAN),
+        "Infinity" | "+Infinity" | "INF" | "+INF" => Some(f64::INFINITY),
+        "-Infinity" | "-INF" => Some(f64::NEG_INFINITY),
+        _ if matches!(value, Value::Number(_)) => text.parse().ok(),
         _ => None,
     }
 }
@@ -358,8 +368,8 @@ mod tests {
         );
         assert_eq!(fits, [true, false, false, false, false]);
         let rows: Vec<&str> = shown.lines().skip(3).collect();
-        assert_eq!(rows[0], "| 1  | a           | 2026-01-15T12:00:00Z |");
-        assert_eq!(rows[1], "|    | {\"b\":[1,2]} |                      |");
+        assert_eq!(rows[0], "| 1  | a             | 2026-01-15T12:00:00Z |");
+        assert_eq!(rows[1], "|    | {\"b\": [1, 2]} |                      |");
         assert!(
             rows[2..5]
                 .iter()
@@ -388,5 +398,33 @@ mod tests {
         let parsed = parse(texts, schema.fields(), &TimeZone::UTC, &Patterns::default()).unwrap();
         assert_eq!(parsed.fits, [true, true]);
         assert!(parsed.columns[0].as_primitive::<Int32Type>().is_null(0));
+    }
+
+    #[test]
+    fn digits_are_kept() {
+        let (shown, fits) = parsed(
+            "d DECIMAL(38,18), s STRING",
+            &[
+                r#"{"d": 12345678901234567890.123456789012345678, "s": 1.10}"#,
+                r#"{"d": "-0.000000000000000001", "s": 12345678901234567890123}"#,
+                r#"{"d": 1.50000000000000000000000000000000000000000000000001, "s": [ 1e5 ]}"#,
+            ],
+        );
+        assert_eq!(fits, [true, true, true]);
+        let rows: Vec<Vec<&str>> = shown
+            .lines()
+            .skip(3)
+            .map(|line| {
+                line.split_whitespace()
+                    .filter(|word| *word != "|")
+                    .collect()
+            })
+            .collect();
+        assert_eq!(rows[0], ["12345678901234567890.123456789012345678", "1.10"]);
+        assert_eq!(
+            rows[1],
+            ["-0.000000000000000001", "12345678901234567890123"]
+        );
+        assert_eq!(rows[2], ["1.500000000000000000", "[", "1e5", "]"]);
     }
 }

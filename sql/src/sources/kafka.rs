@@ -12,7 +12,10 @@ use arrow::{
 };
 use millstream_common::{failure::Failure, time::Clock};
 use millstream_connectors::{
-    kafka::{KafkaDriver, OnDataLoss, Record, Settings, StartingOffsets, Subscription},
+    kafka::{
+        EndingOffsets, KafkaDriver, OffsetsError, OnDataLoss, Record, Settings, StartingOffsets,
+        Subscription, TimestampKind,
+    },
     source::{More, SourceDriver, SplitReader},
 };
 use millstream_dataflow::program::TaskContext;
@@ -29,6 +32,8 @@ pub(crate) struct KafkaSource {
     brokers: String,
     subscription: Subscription,
     starting_offsets: StartingOffsets,
+    #[serde(default)]
+    ending_offsets: EndingOffsets,
     group: String,
     properties: BTreeMap<String, String>,
     max_offsets_per_trigger: Option<u64>,
@@ -45,12 +50,13 @@ const FORBIDDEN: [&str; 6] = [
     "enable.partition.eof",
 ];
 
-const KNOWN: [&str; 10] = [
+const KNOWN: [&str; 11] = [
     "kafka.bootstrap.servers",
     "subscribe",
     "subscribePattern",
     "assign",
     "startingOffsets",
+    "endingOffsets",
     "maxOffsetsPerTrigger",
     "failOnDataLoss",
     "includeHeaders",
@@ -75,9 +81,68 @@ fn assigned(text: &str) -> Result<Subscription, Error> {
     Ok(Subscription::Assign(pairs.collect()))
 }
 
+/// Where reading begins. What doesn't grow is read from the oldest record on, and can't begin where nothing is yet.
+fn starting_offsets(options: &mut Options, grows: bool) -> Result<StartingOffsets, Error> {
+    let Some(text) = options.take("startingOffsets") else {
+        return Ok(match grows {
+            true => StartingOffsets::Latest,
+            false => StartingOffsets::Earliest,
+        });
+    };
+    let parsed: Result<StartingOffsets, OffsetsError> = text.parse();
+    let parsed =
+        parsed.map_err(|error| Error::option("startingOffsets", &text, error.to_string()))?;
+    let is_latest = match &parsed {
+        StartingOffsets::Earliest => false,
+        StartingOffsets::Latest => true,
+        StartingOffsets::Explicit(topics) => has_offset(topics, NEXT),
+    };
+    if is_latest && !grows {
+        return Err(Error::option(
+            "startingOffsets",
+            &text,
+            "starting offset can't be latest for batch queries on Kafka: nothing is there yet; use earliest or offsets",
+        ));
+    }
+    Ok(parsed)
+}
+
+/// Where reading ends, of what doesn't grow.
+fn ending_offsets(options: &mut Options, grows: bool) -> Result<EndingOffsets, Error> {
+    let Some(text) = options.take("endingOffsets") else {
+        return Ok(EndingOffsets::new());
+    };
+    let refused = |reason: &str| Err(Error::option("endingOffsets", &text, reason));
+    if grows {
+        return refused("ending offset not valid in streaming queries; leave it out, or use read");
+    }
+    let parsed: Result<StartingOffsets, OffsetsError> = text.parse();
+    match parsed {
+        Ok(StartingOffsets::Latest) => Ok(EndingOffsets::new()),
+        Ok(StartingOffsets::Explicit(topics)) if !has_offset(&topics, OLDEST) => Ok(topics),
+        Ok(_) => refused(
+            "ending offset can't be earliest for batch queries on Kafka: nothing would be read",
+        ),
+        Err(_) => refused("it is latest, or JSON such as {\"topic\":{\"0\":42}}"),
+    }
+}
+
+/// As offsets are written in JSON: the next to come, and the oldest.
+const NEXT: i64 = -1;
+const OLDEST: i64 = -2;
+
+fn has_offset(topics: &EndingOffsets, wanted: i64) -> bool {
+    let mut offsets = topics.values().flat_map(BTreeMap::values);
+    offsets.any(|offset| *offset == wanted)
+}
+
 impl KafkaSource {
     /// Reads a reader's options; gives the columns too.
-    pub(crate) fn of(options: &mut Options, zone: &str) -> Result<(Self, SchemaRef), Error> {
+    pub(crate) fn of(
+        options: &mut Options,
+        zone: &str,
+        grows: bool,
+    ) -> Result<(Self, SchemaRef), Error> {
         let mut properties = options.take_prefixed("kafka.");
         let brokers = properties.remove("bootstrap.servers");
         let brokers = brokers.ok_or_else(|| {
@@ -118,15 +183,8 @@ impl KafkaSource {
                 ));
             }
         };
-        let starting_offsets = match options.take("startingOffsets") {
-            None => StartingOffsets::Latest,
-            Some(text) => {
-                text.parse()
-                    .map_err(|error: millstream_connectors::kafka::OffsetsError| {
-                        Error::option("startingOffsets", &text, error.to_string())
-                    })?
-            }
-        };
+        let starting_offsets = starting_offsets(options, grows)?;
+        let ending_offsets = ending_offsets(options, grows)?;
         let prefix = options.take("groupIdPrefix");
         let prefix = prefix.unwrap_or_else(|| "millstream-kafka-source".to_owned());
         let group = properties
@@ -137,6 +195,7 @@ impl KafkaSource {
             brokers,
             subscription,
             starting_offsets,
+            ending_offsets,
             group,
             properties,
             max_offsets_per_trigger: options
@@ -150,6 +209,7 @@ impl KafkaSource {
     fn settings_of(&self, bounds: Bounds) -> Arc<Settings> {
         let mut settings = Settings::new(&self.brokers, self.subscription.clone());
         settings.starting_offsets = self.starting_offsets.clone();
+        settings.ending_offsets = self.ending_offsets.clone();
         settings.group = self.group.clone();
         settings.properties = self.properties.clone();
         // As Spark: a query's progress is in its checkpoint alone.
@@ -297,8 +357,13 @@ fn column(records: &[Record], field: &Field) -> ArrayRef {
             Arc::new(times.with_timezone_opt(zone))
         }
         "headers" => headers(records),
-        // The time at which a record was made, the only kind that readers are told.
-        _ => Arc::new(Int32Array::from_iter_values(rows.map(|_| 0))),
+        _ => Arc::new(Int32Array::from_iter_values(rows.map(
+            |record| match record.timestamp_kind {
+                TimestampKind::None => -1,
+                TimestampKind::Created => 0,
+                TimestampKind::Appended => 1,
+            },
+        ))),
     }
 }
 
@@ -351,7 +416,7 @@ mod tests {
             ("startingOffsets", "earliest"),
             ("maxOffsetsPerTrigger", "10"),
         ]);
-        let (source, schema) = KafkaSource::of(&mut given, "UTC").unwrap();
+        let (source, schema) = KafkaSource::of(&mut given, "UTC", true).unwrap();
         assert_eq!(source.brokers, "b:9092");
         assert_eq!(
             source.subscription,
@@ -380,9 +445,82 @@ mod tests {
             ],
         ] {
             assert!(
-                KafkaSource::of(&mut options(wrong), "UTC").is_err(),
+                KafkaSource::of(&mut options(wrong), "UTC", true).is_err(),
                 "{wrong:?}"
             );
         }
+    }
+
+    const TOPIC: [(&str, &str); 2] = [("kafka.bootstrap.servers", "b:9092"), ("subscribe", "t")];
+
+    fn with(more: &[(&str, &str)], grows: bool) -> Result<KafkaSource, Error> {
+        let mut given = options(&TOPIC);
+        for (name, value) in more {
+            given.set(name, value);
+        }
+        KafkaSource::of(&mut given, "UTC", grows).map(|(source, _)| source)
+    }
+
+    #[test]
+    fn what_does_not_grow_is_read_from_its_beginning() {
+        let stream = with(&[], true).unwrap();
+        assert_eq!(stream.starting_offsets, StartingOffsets::Latest);
+        let fixed = with(&[("endingOffsets", r#"{"t":{"0":5}}"#)], false).unwrap();
+        assert_eq!(fixed.starting_offsets, StartingOffsets::Earliest);
+        let settings = fixed.settings_of(Bounds {
+            only_present: true,
+            at_once: true,
+        });
+        assert_eq!(settings.ending_offsets["t"], BTreeMap::from([(0, 5)]));
+        assert_eq!(
+            with(&[("endingOffsets", "latest")], false)
+                .unwrap()
+                .ending_offsets,
+            EndingOffsets::new()
+        );
+        let refused = |more: (&str, &str), grows: bool, why: &str| {
+            let error = with(&[more], grows).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        };
+        refused(("startingOffsets", "latest"), false, "can't be latest");
+        refused(
+            ("startingOffsets", r#"{"t":{"0":-1}}"#),
+            false,
+            "can't be latest",
+        );
+        refused(("endingOffsets", "earliest"), false, "can't be earliest");
+        refused(
+            ("endingOffsets", r#"{"t":{"0":-2}}"#),
+            false,
+            "can't be earliest",
+        );
+        refused(("endingOffsets", "soon"), false, "it is latest, or JSON");
+        refused(("endingOffsets", "latest"), true, "not valid in streaming");
+    }
+
+    fn record(timestamp_kind: TimestampKind) -> Record {
+        Record {
+            topic: millstream_common::text::Text::new(),
+            partition: 0,
+            offset: 0,
+            timestamp: Some(0),
+            timestamp_kind,
+            key: None,
+            value: None,
+            headers: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn who_gave_the_timestamp_is_told_by_sparks_numbers() {
+        let kinds = [
+            TimestampKind::None,
+            TimestampKind::Created,
+            TimestampKind::Appended,
+        ];
+        let field = Field::new("timestampType", DataType::Int32, true);
+        let made = column(&kinds.map(record), &field);
+        let made: &Int32Array = arrow::array::AsArray::as_primitive(made.as_ref());
+        assert_eq!(made.values().to_vec(), [-1, 0, 1]);
     }
 }

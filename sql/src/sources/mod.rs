@@ -5,6 +5,7 @@
 //! - `csv`: lines of CSV cut into fields
 //! - `files`: folders of files
 //! - `json`: lines of JSON as values
+//! - `json_text`: JSON as values that keep their text
 //! - `kafka`: topics
 //! - `lines`: files of lines: CSV, JSON, text
 //! - `memory`: rows that a program gives, for tests
@@ -16,6 +17,7 @@ pub(crate) mod convert;
 pub(crate) mod csv;
 pub(crate) mod files;
 pub(crate) mod json;
+mod json_text;
 pub(crate) mod kafka;
 mod lines;
 pub(crate) mod memory;
@@ -89,7 +91,8 @@ impl SourceSpec {
         match self {
             Self::Files(files) => files.fingerprint(),
             Self::Kafka(kafka) => kafka.fingerprint(),
-            Self::Rate(_) | Self::Memory => Value::Null,
+            Self::Rate(rate) => rate.fingerprint(),
+            Self::Memory => Value::Null,
         }
     }
 
@@ -113,7 +116,7 @@ impl SourceSpec {
         match self {
             Self::Files(files) => files.driver(clock, bounds),
             Self::Kafka(kafka) => kafka.driver(clock, bounds),
-            Self::Rate(rate) => Ok(rate.driver(clock)),
+            Self::Rate(rate) => Ok(rate.driver(clock, bounds)),
             Self::Memory => match rows {
                 Some(rows) => Ok(rows.driver()),
                 None => Err(Error::internal("a memory stream without rows")),

@@ -20,7 +20,7 @@ use millstream_dataflow::program::TaskContext;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{BATCH_ROWS, BatchReader, batch};
+use super::{BATCH_ROWS, BatchReader, Bounds, batch};
 use crate::{error::Error, options::Options};
 
 /// How fast.
@@ -51,10 +51,17 @@ impl RateSource {
         Ok((source, Arc::new(schema)))
     }
 
-    pub(super) fn driver(&self, clock: Arc<dyn Clock>) -> Box<dyn SourceDriver> {
+    /// Which value a second begins with depends on it, so a query has one for good.
+    pub(super) fn fingerprint(&self) -> Value {
+        json!({ "rowsPerSecond": self.rows_per_second })
+    }
+
+    pub(super) fn driver(&self, clock: Arc<dyn Clock>, bounds: Bounds) -> Box<dyn SourceDriver> {
         Box::new(RateDriver {
             source: self.clone(),
             clock,
+            only_present: bounds.only_present,
+            end: None,
             started: 0,
             seconds: 0,
         })
@@ -64,6 +71,10 @@ impl RateSource {
 struct RateDriver {
     source: RateSource,
     clock: Arc<dyn Clock>,
+    /// Rows end at the first look.
+    only_present: bool,
+    /// Seconds whose rows there are, then.
+    end: Option<u64>,
     /// Wall-clock milliseconds.
     started: i64,
     /// Seconds since then whose rows were planned.
@@ -112,6 +123,10 @@ impl SourceDriver for RateDriver {
     async fn plan(&mut self, _request: PlanRequest) -> Result<PlannedInput, Failure> {
         let passed = self.clock.wall_millis().saturating_sub(self.started);
         let seconds = u64::try_from(passed / 1_000).unwrap_or(0).max(self.seconds);
+        let seconds = match self.only_present {
+            true => *self.end.get_or_insert(seconds),
+            false => seconds,
+        };
         let per_second = self.source.rows_per_second;
         let from = self.seconds.saturating_mul(per_second);
         let until = seconds.saturating_mul(per_second);
@@ -184,5 +199,65 @@ impl BatchReader for RateReader {
             Arc::new(times.with_timezone_opt(zone))
         });
         batch(&self.schema, columns.collect(), values.len()).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use millstream_common::time::{BatchTime, ManualClock};
+
+    use super::*;
+
+    fn request() -> PlanRequest {
+        PlanRequest {
+            batch: BatchId(0),
+            batch_time: BatchTime::default(),
+            max_rows: None,
+            interval_millis: 0,
+        }
+    }
+
+    fn values(planned: &PlannedInput) -> Vec<(u64, u64)> {
+        let splits = planned.splits.iter();
+        splits
+            .map(|split| {
+                let rows = Rows::deserialize(&split.split).unwrap();
+                (rows.from, rows.until)
+            })
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn what_is_present_ends_at_the_first_look() {
+        let clock = ManualClock::new(1_000_000);
+        let mut options = Options::default();
+        options.set("rowsPerSecond", &10);
+        let (source, _) = RateSource::of(&mut options, "UTC").unwrap();
+        let driver = |only_present| {
+            let bounds = Bounds {
+                only_present,
+                at_once: false,
+            };
+            source.driver(Arc::new(clock.clone()), bounds)
+        };
+        let mut first = driver(false);
+        let start = first.start().await.unwrap();
+        clock.advance(Duration::from_secs(3));
+        let planned = first.plan(request()).await.unwrap();
+        assert_eq!(values(&planned), [(0, 30)]);
+        clock.advance(Duration::from_secs(2));
+        let mut last = driver(true);
+        let history = SourceHistory {
+            start,
+            seen: None,
+            logged: vec![(BatchId(0), planned)],
+        };
+        last.restore(history).await.unwrap();
+        assert_eq!(values(&last.plan(request()).await.unwrap()), [(30, 50)]);
+        // A batch takes longer than a second, and still the query ends.
+        clock.advance(Duration::from_secs(5));
+        assert_eq!(values(&last.plan(request()).await.unwrap()), []);
     }
 }

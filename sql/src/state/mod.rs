@@ -20,17 +20,39 @@ mod segment;
 mod table;
 mod time;
 
-use arrow::datatypes::SchemaRef;
+use arrow::{
+    datatypes::{Field, SchemaRef},
+    record_batch::RecordBatch,
+};
 
 pub(crate) use over::{Over, in_time};
 pub(crate) use table::GroupTable;
 
 /// How the rows of groups are laid out.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
     pub(crate) schema: SchemaRef,
     /// The first so many columns are the key.
     pub(crate) group_columns: usize,
     /// The column of the key that is an event time or a window of them, by which a watermark lets groups go.
     pub(crate) time: Option<usize>,
+}
+
+impl Layout {
+    /// Rows of columns of the same names and types; what else is said of a column, such as whether it holds event times, may change from run to run. Other
+    /// rows are given back.
+    fn laid_out(&self, rows: RecordBatch) -> Result<RecordBatch, RecordBatch> {
+        let is_alike = |(ours, theirs): (&Field, &Field)| {
+            let same_type = ours.data_type().equals_datatype(theirs.data_type());
+            ours.name() == theirs.name() && same_type
+        };
+        let known = rows.schema();
+        let ours = self.schema.fields().iter().map(AsRef::as_ref);
+        let theirs = known.fields().iter().map(AsRef::as_ref);
+        if ours.len() != theirs.len() || !ours.zip(theirs).all(is_alike) {
+            return Err(rows);
+        }
+        let columns = rows.columns().to_vec();
+        RecordBatch::try_new(SchemaRef::clone(&self.schema), columns).map_err(|_| rows)
+    }
 }

@@ -70,6 +70,11 @@ impl GroupTable {
         }
     }
 
+    /// Whether its rows are laid out so.
+    pub(crate) fn has_layout(&self, layout: &Layout) -> bool {
+        self.layout == *layout
+    }
+
     /// Groups, without uncommitted changes.
     pub(crate) fn len(&self) -> usize {
         self.index.len()
@@ -101,14 +106,14 @@ impl GroupTable {
         for listed in files {
             let content = read(listed)?;
             let (rows, removed) = file::decode(&listed.file, &content).map_err(task_failure)?;
-            if rows.schema() != self.layout.schema {
-                return Err(task_failure(Error::internal(format!(
+            let rows = self.layout.laid_out(rows).map_err(|rows| {
+                task_failure(Error::internal(format!(
                     "state file {} has other columns than the query: {} instead of {}",
                     listed.file,
                     rows.schema(),
                     self.layout.schema
-                ))));
-            }
+                )))
+            })?;
             let segment =
                 Segment::new(rows, removed, &self.layout, listed.clone()).map_err(task_failure)?;
             self.add(segment);
