@@ -2,4 +2,5 @@
 
 mod faults;
 mod job;
+mod kafka;
 mod printing;
