@@ -110,6 +110,9 @@ pub(crate) struct Identity<'q> {
     pub(crate) has_event_time: bool,
 }
 
+/// An event time so far ahead of its batch is told of: the watermark follows it, and what is older is late from then on.
+const AHEAD_MILLIS: i64 = 3_600_000;
+
 /// Milliseconds since 1970 as Spark writes them.
 fn instant(millis: i64) -> String {
     match Timestamp::from_millisecond(millis) {
@@ -141,6 +144,10 @@ impl StreamingQueryProgress {
             event_time.insert("watermark".to_owned(), watermark);
             if let Some(latest) = batch.summary.event_time_maxima.values().max() {
                 event_time.insert("max".to_owned(), instant(*latest));
+                let ahead = latest.saturating_sub(batch.batch_time.0);
+                if ahead > AHEAD_MILLIS {
+                    event_time.insert("aheadOfBatch".to_owned(), format!("PT{}S", ahead / 1_000));
+                }
             }
         }
         let state_operators = batch.state.iter().map(|state| StateOperatorProgress {

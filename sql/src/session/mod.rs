@@ -10,6 +10,8 @@ mod host;
 mod text;
 
 use std::{
+    fs,
+    path::PathBuf,
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering},
@@ -25,7 +27,7 @@ use datafusion::{
 };
 use jiff::tz::TimeZone;
 use millstream_common::{
-    config::keys,
+    config::{Config, keys},
     failure::{Failure, FailureKind},
     protocol::Application,
     time::Clock,
@@ -234,6 +236,10 @@ impl Session {
         self.0.host.build_id()
     }
 
+    pub(crate) fn config(&self) -> &Config {
+        self.0.host.config()
+    }
+
     /// Whether files are forced to the disk before they count.
     pub(crate) fn fsync(&self) -> bool {
         self.0.host.config().get(keys::FILE_SINK_FSYNC)
@@ -295,7 +301,11 @@ impl Session {
         // Held until the query is known, so that two starts at a time can't both find the checkpoint free.
         let mut queries = self.0.queries.lock();
         queries.retain(|query| query.is_active());
-        if queries.iter().any(|known| known.checkpoint == checkpoint) {
+        let place = place_of(&checkpoint);
+        if queries
+            .iter()
+            .any(|known| place_of(&known.checkpoint) == place)
+        {
             return Err(Error::refused(
                 format!("a query that runs has the checkpoint {checkpoint}"),
                 "stop that one, or name the queries with query_name, or give each an option checkpointLocation",
@@ -317,6 +327,12 @@ impl Session {
         queries.push(Arc::clone(&running));
         Ok(StreamingQuery::new(running, self.clone()))
     }
+}
+
+/// A location however it is written: by links, or by the way from another folder.
+fn place_of(location: &str) -> PathBuf {
+    let path = location.strip_prefix("file://").unwrap_or(location);
+    fs::canonicalize(path).unwrap_or_else(|_| PathBuf::from(location))
 }
 
 fn wait<T: Send + 'static>(
