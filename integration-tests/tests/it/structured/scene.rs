@@ -10,8 +10,9 @@ use std::{
 
 use datafusion::{
     arrow::{
-        array::{AsArray, Int64Array, RecordBatch, StringArray},
-        datatypes::{DataType, Field, Int64Type, Schema, TimestampMicrosecondType},
+        array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray},
+        compute::cast,
+        datatypes::{DataType, Field, Int64Type, Schema, TimeUnit},
     },
     parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder,
     prelude::SessionContext,
@@ -30,7 +31,6 @@ use crate::faults::scene::Turn;
 
 const PARTITIONS: u64 = 2;
 const JOBS: u64 = 5;
-const SECOND: i64 = 1_000_000;
 /// The watermark's delay, as the query has it. What is sent without waiting for it to be taken spans less, so that none of it is late in whatever order it is read.
 const DELAY_SECONDS: i64 = 7_200;
 /// Events that [`Scene::send`] sends, and the time between two.
@@ -258,28 +258,19 @@ impl Scene {
 
     /// What one query over all events gives; without minutes that are not over.
     fn expected_minutes(&self) -> Minutes {
+        let over_by = self.newest_second() - DELAY_SECONDS;
         let rows = self.query_all(
-            "SELECT job, date_bin(INTERVAL '1 minute', CAST(at AS TIMESTAMP)) AS minute, count(*) AS events, sum(n) AS total, \
-             (SELECT max(CAST(at AS TIMESTAMP)) FROM events) AS newest \
+            "SELECT job, date_bin(INTERVAL '1 minute', CAST(at AS TIMESTAMP)) AS minute, count(*) AS events, sum(n) AS total \
              FROM events GROUP BY job, date_bin(INTERVAL '1 minute', CAST(at AS TIMESTAMP))",
         );
         let mut minutes = Minutes::new();
         for batch in rows {
-            let micros =
-                DataType::Timestamp(datafusion::arrow::datatypes::TimeUnit::Microsecond, None);
-            let time = |column: usize| {
-                let times = datafusion::arrow::compute::cast(batch.column(column), &micros);
-                times
-                    .unwrap()
-                    .as_primitive::<TimestampMicrosecondType>()
-                    .clone()
-            };
-            let (starts, newest) = (time(1), time(4));
-            let jobs = datafusion::arrow::compute::cast(batch.column(0), &DataType::Utf8).unwrap();
+            let starts = seconds(batch.column(1));
+            let jobs = texts(batch.column(0));
             for row in 0..batch.num_rows() {
-                let minute = starts.value(row) / SECOND;
-                if minute + 60 <= newest.value(row) / SECOND - DELAY_SECONDS {
-                    let job = jobs.as_string::<i32>().value(row).to_owned();
+                let minute = starts.value(row);
+                if minute + 60 <= over_by {
+                    let job = jobs.value(row).to_owned();
                     minutes.insert((job, minute), numbers(&batch, 2, row));
                 }
             }
@@ -287,14 +278,18 @@ impl Scene {
         minutes
     }
 
+    fn newest_second(&self) -> i64 {
+        let newest = self.query_all("SELECT max(CAST(at AS TIMESTAMP)) AS newest FROM events");
+        seconds(newest[0].column(0)).value(0)
+    }
+
     fn expected_counts(&self) -> Counts {
         let mut counts = Counts::new();
         for batch in self.query_all("SELECT job, count(*) AS n FROM events GROUP BY job") {
-            let jobs = datafusion::arrow::compute::cast(batch.column(0), &DataType::Utf8).unwrap();
+            let jobs = texts(batch.column(0));
             let numbers = batch.column(1).as_primitive::<Int64Type>();
             for row in 0..batch.num_rows() {
-                let job = jobs.as_string::<i32>().value(row).to_owned();
-                counts.insert(job, numbers.value(row));
+                counts.insert(jobs.value(row).to_owned(), numbers.value(row));
             }
         }
         counts
@@ -310,9 +305,9 @@ impl Scene {
             .iter()
             .map(|record| serde_json::from_str(&record.text()).unwrap())
             .collect();
-        let texts = |name: &str| -> StringArray {
-            let texts = events.iter().map(|event| event[name].as_str());
-            texts.collect()
+        let field = |name: &str| -> StringArray {
+            let values = events.iter().map(|event| event[name].as_str());
+            values.collect()
         };
         let numbers: Int64Array = events.iter().map(|event| event["n"].as_i64()).collect();
         let schema = Schema::new(vec![
@@ -323,8 +318,8 @@ impl Scene {
         let all = RecordBatch::try_new(
             Arc::new(schema),
             vec![
-                Arc::new(texts("at")),
-                Arc::new(texts("job")),
+                Arc::new(field("at")),
+                Arc::new(field("job")),
                 Arc::new(numbers),
             ],
         )
@@ -338,6 +333,18 @@ impl Scene {
             context.sql(sql).await.unwrap().collect().await.unwrap()
         })
     }
+}
+
+/// Times as seconds since 1970.
+fn seconds(column: &ArrayRef) -> Int64Array {
+    let times = cast(column, &DataType::Timestamp(TimeUnit::Second, None)).unwrap();
+    let numbers = cast(&times, &DataType::Int64).unwrap();
+    numbers.as_primitive::<Int64Type>().clone()
+}
+
+fn texts(column: &ArrayRef) -> StringArray {
+    let texts = cast(column, &DataType::Utf8).unwrap();
+    texts.as_string::<i32>().clone()
 }
 
 fn numbers(batch: &RecordBatch, first: usize, row: usize) -> (i64, i64) {
@@ -380,11 +387,10 @@ fn written(out: &Path) -> Minutes {
         for batch in reader.build().unwrap() {
             let batch = batch.unwrap();
             let column = |name: &str| batch.schema().index_of(name).unwrap();
-            let times = batch.column(column("minute"));
-            let times = times.as_primitive::<TimestampMicrosecondType>();
+            let starts = seconds(batch.column(column("minute")));
             assert_eq!(column("total"), column("events") + 1);
             for row in 0..batch.num_rows() {
-                let minute = times.value(row).div_euclid(SECOND);
+                let minute = starts.value(row);
                 let row = numbers(&batch, column("events"), row);
                 let earlier = minutes.insert((job.clone(), minute), row);
                 assert_eq!(earlier, None, "{job} has minute {minute} twice");
