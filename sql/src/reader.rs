@@ -16,7 +16,7 @@ use crate::{
     sources::{
         SourceSpec, convert,
         csv::CsvOptions,
-        files::{FileSource, Format, Mode},
+        files::{Configured, FileSource, Format, Mode},
         json,
         kafka::KafkaSource,
         memory::MemoryRows,
@@ -146,7 +146,9 @@ impl DataStreamReader {
             "text" => self.text_source(schema)?,
             "kafka" => {
                 has_own_columns(schema)?;
-                let (source, schema) = KafkaSource::of(&mut self.options, &zone, self.grows)?;
+                let config = self.session.config();
+                let (source, schema) =
+                    KafkaSource::of(&mut self.options, &zone, self.grows, config)?;
                 (SourceSpec::Kafka(source), schema)
             }
             "rate" => {
@@ -191,12 +193,20 @@ impl DataStreamReader {
             .options
             .take("path")
             .ok_or_else(|| Error::option("path", "", "say in which folder the files are"))?;
+        let ignore_missing_files = self.options.take_bool("ignoreMissingFiles")?;
+        let ignore_corrupt_files = self.options.take_bool("ignoreCorruptFiles")?;
         let patterns = Patterns {
             date: self.pattern("dateFormat")?,
             timestamp: self.pattern("timestampFormat")?,
         };
         let kind = format.kind();
-        let mut all = vec!["path", "mode", "maxFilesPerTrigger"];
+        let mut all = vec![
+            "path",
+            "mode",
+            "maxFilesPerTrigger",
+            "ignoreMissingFiles",
+            "ignoreCorruptFiles",
+        ];
         all.extend(known);
         self.options.all_taken(kind, &all)?;
         Ok(SourceSpec::Files(FileSource {
@@ -204,6 +214,9 @@ impl DataStreamReader {
             folder: path_of(&folder)?,
             mode,
             max_files_per_trigger: most,
+            ignore_missing_files,
+            ignore_corrupt_files: ignore_corrupt_files.unwrap_or(false),
+            configured: Configured::of(self.session.config()),
             patterns,
         }))
     }
@@ -226,6 +239,8 @@ impl DataStreamReader {
         let mut csv = CsvOptions::default();
         let options = &mut self.options;
         csv.header = options.take_bool("header")?.unwrap_or(csv.header);
+        let enforces = options.take_bool("enforceSchema")?;
+        csv.enforce_schema = enforces.unwrap_or(csv.enforce_schema);
         let separator = match options.take_char("sep")? {
             None => options.take_char("delimiter")?,
             given => given,
@@ -245,6 +260,7 @@ impl DataStreamReader {
         csv.trim_end = trim_end.unwrap_or_default();
         let known = [
             "header",
+            "enforceSchema",
             "sep",
             "delimiter",
             "quote",

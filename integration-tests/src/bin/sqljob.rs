@@ -85,7 +85,7 @@ fn events(session: &Session, job: &Job) -> Result<DataFrame> {
 }
 
 fn windows(session: &Session, job: &Job) -> Result<()> {
-    let events = events(session, job)?.with_watermark("at", "30 seconds")?;
+    let events = events(session, job)?.with_watermark("at", "2 hours")?;
     events.create_or_replace_temp_view("events")?;
     session
         .sql("SELECT window(at, '1 minute').start AS minute, job, count(*) AS events, sum(n) AS total FROM events GROUP BY window(at, '1 minute'), job")?

@@ -27,7 +27,7 @@ use datafusion::{
 };
 use jiff::tz::TimeZone;
 use millstream_common::{
-    config::keys,
+    config::{Config, keys},
     failure::{Failure, FailureKind},
     protocol::Application,
     time::Clock,
@@ -320,6 +320,10 @@ impl Session {
 
     pub(crate) fn build_id(&self) -> &str {
         self.0.host.build_id()
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        self.0.host.config()
     }
 
     /// Whether files are forced to the disk before they count.

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct CsvOptions {
     /// The first line of each file is no row.
     pub(crate) header: bool,
+    /// Columns go by their places whatever the header says; else a header that differs from the schema is an error.
+    pub(crate) enforce_schema: bool,
     pub(crate) separator: char,
     /// None: nothing is quoted.
     pub(crate) quote: Option<char>,
@@ -24,6 +26,7 @@ impl Default for CsvOptions {
     fn default() -> Self {
         Self {
             header: false,
+            enforce_schema: true,
             separator: ',',
             quote: Some('"'),
             escape: Some('\\'),

@@ -1,17 +1,20 @@
 //! Folders of files: each file is read once, by the time of its last change.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use arrow::datatypes::SchemaRef;
 use jiff::tz::TimeZone;
 use millstream_common::{
+    config::Config,
     failure::{Failure, FailureKind},
     time::Clock,
 };
 use millstream_connectors::{
     malformed::OnMalformed,
     source::{SourceDriver, SplitSource},
-    text_files::source::{FileSplit, Settings, TextFileDriver, TextFileSplits},
+    text_files::source::{
+        FileSplit, MalformedAdvice, OnChanged, Settings, TextFileDriver, TextFileSplits,
+    },
 };
 use millstream_dataflow::program::TaskContext;
 use serde::{Deserialize, Serialize};
@@ -60,6 +63,29 @@ pub(crate) enum Mode {
     FailFast,
 }
 
+/// What the configuration says of files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Configured {
+    min_age: Duration,
+    split_size: u64,
+    max_files_per_batch: Option<u32>,
+    max_record_bytes: usize,
+    takes_changed: bool,
+}
+
+impl Configured {
+    pub(crate) fn of(config: &Config) -> Self {
+        let settings = Settings::of_config("", config);
+        Self {
+            min_age: settings.min_age,
+            split_size: settings.split_size,
+            max_files_per_batch: settings.max_files_per_batch,
+            max_record_bytes: settings.max_record_bytes,
+            takes_changed: settings.on_changed == OnChanged::Warn,
+        }
+    }
+}
+
 /// A folder of files.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct FileSource {
@@ -67,19 +93,53 @@ pub(crate) struct FileSource {
     pub(crate) folder: String,
     pub(crate) mode: Mode,
     pub(crate) max_files_per_trigger: Option<u32>,
+    /// Whether files that are gone when they are read are left out; the configuration's rule unless said.
+    pub(crate) ignore_missing_files: Option<bool>,
+    /// Whether files that can't be read as what they are, or not as planned, are left out or read as far as they go.
+    pub(crate) ignore_corrupt_files: bool,
+    pub(crate) configured: Configured,
     /// How dates and times are written.
     #[serde(default)]
     pub(crate) patterns: Patterns,
 }
 
+fn tolerating(tolerates: bool) -> OnChanged {
+    match tolerates {
+        true => OnChanged::Warn,
+        false => OnChanged::Fail,
+    }
+}
+
 impl FileSource {
+    /// What becomes of files that are gone when they are read.
+    pub(super) fn on_missing(&self) -> OnChanged {
+        let ignores = self.ignore_missing_files;
+        tolerating(ignores.unwrap_or(self.configured.takes_changed))
+    }
+
+    /// What becomes of files that have another length when they are read.
+    pub(super) fn on_changed(&self) -> OnChanged {
+        tolerating(self.ignore_corrupt_files || self.configured.takes_changed)
+    }
+
     fn settings(&self, bounds: Bounds) -> Arc<Settings> {
         let mut settings = Settings::new(&self.folder);
+        let configured = &self.configured;
         settings.existing_files = true;
         settings.only_present = bounds.only_present;
+        settings.min_age = configured.min_age;
+        settings.split_size = configured.split_size;
+        settings.max_record_bytes = configured.max_record_bytes;
+        settings.on_changed = self.on_changed();
+        settings.on_missing = self.on_missing();
         if !bounds.at_once {
-            settings.max_files_per_batch = self.max_files_per_trigger;
+            let most = self.max_files_per_trigger;
+            settings.max_files_per_batch = most.or(configured.max_files_per_batch);
         }
+        settings.malformed_advice = MalformedAdvice {
+            goes_on: "read with mode PERMISSIVE or DROPMALFORMED",
+            leaves_out: "read with mode DROPMALFORMED",
+        };
         settings.on_malformed = match self.mode {
             Mode::Permissive => OnMalformed::Replace,
             Mode::DropMalformed => OnMalformed::Drop,
@@ -119,7 +179,7 @@ impl FileSource {
         })?;
         let to = projected(schema, projection)?;
         if self.format == Format::Parquet {
-            return Ok(Box::new(ParquetReader::open(&part, to)?));
+            return Ok(Box::new(ParquetReader::open(part, self, to)?));
         }
         let lines = TextFileSplits::new(self.settings(Bounds::default())).open(split, task)?;
         Ok(match &self.format {

@@ -1,6 +1,6 @@
 //! Topics of Kafka, with the columns that Spark gives them.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use arrow::{
     array::{
@@ -10,7 +10,11 @@ use arrow::{
     datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit},
     record_batch::RecordBatch,
 };
-use millstream_common::{failure::Failure, time::Clock};
+use millstream_common::{
+    config::{self, Config, keys},
+    failure::Failure,
+    time::Clock,
+};
 use millstream_connectors::{
     kafka::{
         EndingOffsets, KafkaDriver, OffsetsError, OnDataLoss, Record, Settings, StartingOffsets,
@@ -38,6 +42,9 @@ pub(crate) struct KafkaSource {
     properties: BTreeMap<String, String>,
     max_offsets_per_trigger: Option<u64>,
     fails_on_data_loss: bool,
+    max_rate_per_partition: Option<u64>,
+    read_ahead_bytes: usize,
+    plan_timeout: Duration,
 }
 
 /// Properties that are not the user's, as in Spark.
@@ -142,6 +149,7 @@ impl KafkaSource {
         options: &mut Options,
         zone: &str,
         grows: bool,
+        config: &Config,
     ) -> Result<(Self, SchemaRef), Error> {
         let mut properties = options.take_prefixed("kafka.");
         let brokers = properties.remove("bootstrap.servers");
@@ -190,6 +198,7 @@ impl KafkaSource {
         let group = properties
             .remove("group.id")
             .unwrap_or_else(|| format!("{prefix}-{}", Uuid::new_v4()));
+        let fails = config.get(keys::KAFKA_ON_DATA_LOSS) == config::OnDataLoss::Fail;
         let with_headers = options.take_bool("includeHeaders")?.unwrap_or(false);
         let source = Self {
             brokers,
@@ -200,7 +209,10 @@ impl KafkaSource {
             properties,
             max_offsets_per_trigger: options
                 .take_number("maxOffsetsPerTrigger", "a number of records")?,
-            fails_on_data_loss: options.take_bool("failOnDataLoss")?.unwrap_or(true),
+            fails_on_data_loss: options.take_bool("failOnDataLoss")?.unwrap_or(fails),
+            max_rate_per_partition: config.get(keys::KAFKA_MAX_RATE_PER_PARTITION),
+            read_ahead_bytes: config.get(keys::KAFKA_READ_AHEAD).as_len(),
+            plan_timeout: config.get(keys::KAFKA_PLAN_TIMEOUT),
         };
         options.all_taken("kafka", &KNOWN)?;
         Ok((source, schema(zone, with_headers)))
@@ -215,8 +227,11 @@ impl KafkaSource {
         // As Spark: a query's progress is in its checkpoint alone.
         settings.commit_offsets = false;
         settings.only_present = bounds.only_present;
+        settings.read_ahead_bytes = self.read_ahead_bytes;
+        settings.plan_timeout = self.plan_timeout;
         if !bounds.at_once {
             settings.max_per_batch = self.max_offsets_per_trigger;
+            settings.max_rate_per_partition = self.max_rate_per_partition;
         }
         settings.on_data_loss = match self.fails_on_data_loss {
             true => OnDataLoss::Fail,
@@ -416,7 +431,22 @@ mod tests {
             ("startingOffsets", "earliest"),
             ("maxOffsetsPerTrigger", "10"),
         ]);
-        let (source, schema) = KafkaSource::of(&mut given, "UTC", true).unwrap();
+        let config = Config::builder()
+            .conf("kafka.read_ahead", "1MiB")
+            .conf("kafka.plan_timeout", "3s")
+            .conf("kafka.max_rate_per_partition", 7)
+            .conf("kafka.on_data_loss", "warn")
+            .build()
+            .unwrap();
+        let (source, schema) = KafkaSource::of(&mut given, "UTC", true, &config).unwrap();
+        // What executors get is what the driver was told.
+        let sent = serde_json::to_string(&source).unwrap();
+        let received: KafkaSource = serde_json::from_str(&sent).unwrap();
+        let settings = received.settings();
+        assert_eq!(settings.read_ahead_bytes, 1 << 20);
+        assert_eq!(settings.plan_timeout, Duration::from_secs(3));
+        assert_eq!(settings.max_rate_per_partition, Some(7));
+        assert_eq!(settings.on_data_loss, OnDataLoss::Warn);
         assert_eq!(source.brokers, "b:9092");
         assert_eq!(
             source.subscription,
@@ -445,7 +475,7 @@ mod tests {
             ],
         ] {
             assert!(
-                KafkaSource::of(&mut options(wrong), "UTC", true).is_err(),
+                KafkaSource::of(&mut options(wrong), "UTC", true, &config).is_err(),
                 "{wrong:?}"
             );
         }

@@ -10,7 +10,7 @@ use arrow::{
 };
 use jiff::tz::TimeZone;
 use millstream_common::{
-    failure::{Failure, FailureKind},
+    failure::{Failure, FailureKind, Retry},
     text::Text,
 };
 use millstream_connectors::{
@@ -93,6 +93,32 @@ struct Judge {
 }
 
 impl Judge {
+    /// What becomes of a file whose header differs from the schema.
+    fn judge_header(
+        &self,
+        header: &str,
+        names: &[String],
+        enforces_schema: bool,
+    ) -> Result<(), Failure> {
+        let path = &self.path;
+        let schema = names.join(",");
+        if enforces_schema {
+            tracing::warn!(
+                path,
+                header,
+                schema,
+                "the header of a file differs from the schema; its columns are taken by their places"
+            );
+            return Ok(());
+        }
+        let message = format!(
+            "CSV header does not conform to the schema: {path} has `{header}`, the schema `{schema}`; correct one of them, or read with enforceSchema true, by which columns go by their places"
+        );
+        Err(Failure::new(FailureKind::BadInput, message)
+            .with_code("files.header")
+            .with_retry(Retry::Never))
+    }
+
     /// What becomes of these rows, of which some don't fit.
     fn judge(
         &self,
@@ -128,9 +154,21 @@ impl Judge {
     }
 }
 
+/// Whether a header names these columns; names know no case.
+fn is_header_of(cutter: &mut Cutter, line: &str, names: &[String]) -> bool {
+    let mut is_same = true;
+    let found = cutter.cut(line, |number, text| {
+        let name = names.get(number).map(|name| name.to_lowercase());
+        is_same &= name == text.map(str::to_lowercase);
+    });
+    is_same && found == names.len()
+}
+
 pub(super) struct CsvReader {
     lines: Lines,
-    skips_header: bool,
+    /// The schema's names, until the header was compared with them.
+    header: Option<Vec<String>>,
+    enforces_schema: bool,
     cutter: Cutter,
     judge: Judge,
     /// A builder for each projected column.
@@ -163,7 +201,11 @@ impl CsvReader {
         }
         Self {
             lines: Lines::new(lines),
-            skips_header: options.header && part.start == 0,
+            header: (options.header && part.start == 0).then(|| {
+                let names = schema.fields().iter();
+                names.map(|field| field.name().clone()).collect()
+            }),
+            enforces_schema: options.enforce_schema,
             cutter: Cutter::new(options.clone()),
             judge: Judge {
                 mode: source.mode,
@@ -190,8 +232,13 @@ impl CsvReader {
             if self.cutter.is_passed_over(line) {
                 continue;
             }
-            if std::mem::take(&mut self.skips_header) {
+            if let Some(names) = self.header.take() {
                 task.counts.input_rows = task.counts.input_rows.saturating_sub(1);
+                if !is_header_of(&mut self.cutter, line, &names) {
+                    self.judge
+                        .judge_header(line, &names, self.enforces_schema)?;
+                    task.counts.malformed += 1;
+                }
                 continue;
             }
             let (texts, wanted) = (&mut self.texts, &self.wanted);

@@ -1,6 +1,6 @@
 //! Parquet files: a file is one split.
 
-use std::{fs::File, sync::Arc};
+use std::{fs::File, io, sync::Arc};
 
 use arrow::{
     array::{ArrayRef, new_null_array},
@@ -9,71 +9,107 @@ use arrow::{
     record_batch::RecordBatch,
 };
 use millstream_common::failure::{Failure, FailureKind, Retry};
-use millstream_connectors::text_files::source::FileSplit;
+use millstream_connectors::text_files::source::{FileSplit, OnChanged};
 use millstream_dataflow::program::TaskContext;
 use parquet::arrow::{
     ProjectionMask,
     arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder},
 };
 
-use super::{BATCH_ROWS, BatchReader, batch};
+use super::{BATCH_ROWS, BatchReader, batch, files::FileSource};
 
 pub(super) struct ParquetReader {
-    batches: ParquetRecordBatchReader,
+    /// None once there is nothing more to read.
+    batches: Option<ParquetRecordBatchReader>,
     path: String,
     schema: SchemaRef,
-}
-
-fn unreadable(path: &str, error: &dyn std::error::Error) -> Failure {
-    Failure::caused_by(
-        FailureKind::BadInput,
-        format!("{path} can't be read as Parquet; take it away, or write it anew"),
-        error,
-    )
-    .with_retry(Retry::Never)
+    ignores_corrupt: bool,
+    /// Times that the file wasn't as planned and reading went on, not yet counted.
+    lost: u64,
 }
 
 impl ParquetReader {
-    pub(super) fn open(split: &FileSplit, schema: SchemaRef) -> Result<Self, Failure> {
-        let path = &split.path;
-        let gone = |error: std::io::Error| {
-            Failure::caused_by(
-                FailureKind::Io,
-                format!(
-                    "{path} can't be opened; put it back, or see that this executor has the same file system as the driver"
-                ),
-                &error,
-            )
+    pub(super) fn open(
+        split: FileSplit,
+        source: &FileSource,
+        schema: SchemaRef,
+    ) -> Result<Self, Failure> {
+        let mut reader = Self {
+            batches: None,
+            path: split.path,
+            schema,
+            ignores_corrupt: source.ignore_corrupt_files,
+            lost: 0,
         };
-        let file = File::open(path).map_err(gone)?;
-        let length = file.metadata().map_err(gone)?.len();
+        let file = match File::open(&reader.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let gone = changed(
+                    &reader.path,
+                    "it is gone; put it back, or see that this executor has the same file system as the driver; option ignoreMissingFiles, or files.on_changed = warn, goes on without",
+                );
+                reader.tolerate(gone, source.on_missing() == OnChanged::Warn)?;
+                return Ok(reader);
+            }
+            Err(error) => return Err(reader.unopened(&error)),
+        };
+        let metadata = file.metadata();
+        let length = metadata.map_err(|error| reader.unopened(&error))?.len();
         if length != split.size {
-            return Err(Failure::new(
-                FailureKind::Io,
-                format!(
-                    "{path} has {length} bytes, but had {} when it was planned; let files appear complete by renaming them into the folder",
-                    split.size
-                ),
-            ));
+            let found = format!(
+                "it has {length} bytes now, {} when it was planned; let files appear complete by renaming them into the folder, or set files.min_age; files.on_changed = warn reads it as it is",
+                split.size
+            );
+            let other = changed(&reader.path, &found);
+            reader.tolerate(other, source.on_changed() == OnChanged::Warn)?;
         }
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file)
-            .map_err(|error| unreadable(path, &error))?;
+        match reader.batches_of(file) {
+            Ok(batches) => reader.batches = Some(batches),
+            Err(error) => reader.tolerate_corrupt(&error)?,
+        }
+        Ok(reader)
+    }
+
+    fn batches_of(&self, file: File) -> parquet::errors::Result<ParquetRecordBatchReader> {
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file)?;
         let has = builder.schema();
-        let wanted = schema.fields().iter();
+        let wanted = self.schema.fields().iter();
         let roots: Vec<usize> = wanted
             .filter_map(|field| has.index_of(field.name()).ok())
             .collect();
         let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
-        let batches = builder
+        builder
             .with_projection(mask)
             .with_batch_size(BATCH_ROWS)
             .build()
-            .map_err(|error| unreadable(path, &error))?;
-        Ok(Self {
-            batches,
-            path: path.clone(),
-            schema,
-        })
+    }
+
+    fn unopened(&self, error: &io::Error) -> Failure {
+        let message = format!("{} can't be read", self.path);
+        Failure::caused_by(FailureKind::Io, message, error).with_code("files.read")
+    }
+
+    fn tolerate(&mut self, problem: Failure, tolerates: bool) -> Result<(), Failure> {
+        if !tolerates {
+            return Err(problem);
+        }
+        self.lost += 1;
+        tracing::warn!(failure = %problem, "input is lost; going on with what is there");
+        Ok(())
+    }
+
+    fn tolerate_corrupt(&mut self, error: &dyn std::error::Error) -> Result<(), Failure> {
+        let corrupt = Failure::caused_by(
+            FailureKind::BadInput,
+            format!(
+                "{} can't be read as Parquet; option ignoreCorruptFiles goes on without it, or write it anew under its name and set files.on_changed = warn",
+                self.path
+            ),
+            error,
+        )
+        .with_code("files.corrupt")
+        .with_retry(Retry::Never);
+        self.tolerate(corrupt, self.ignores_corrupt)
     }
 
     /// Columns by name and of the types asked for; null where the file has none.
@@ -88,25 +124,48 @@ impl ParquetReader {
             columns.push(match read.column_by_name(field.name()) {
                 None => new_null_array(field.data_type(), rows),
                 Some(column) if column.data_type() == field.data_type() => Arc::clone(column),
-                Some(column) => cast_with_options(column, field.data_type(), &options)
-                    .map_err(|error| unreadable(&self.path, &error))?,
+                Some(column) => cast_with_options(column, field.data_type(), &options).map_err(
+                    |error| {
+                        let message = format!(
+                            "column {} of {} is {} and can't be read as {}; correct the schema, or take the file away and set ignoreMissingFiles",
+                            field.name(),
+                            self.path,
+                            column.data_type(),
+                            field.data_type()
+                        );
+                        Failure::caused_by(FailureKind::BadInput, message, &error)
+                            .with_retry(Retry::Never)
+                    },
+                )?,
             });
         }
         batch(&self.schema, columns, rows)
     }
 }
 
+fn changed(path: &str, found: &str) -> Failure {
+    let message = format!("{path} can't be read as planned: {found}");
+    Failure::new(FailureKind::DataLoss, message).with_code("files.changed")
+}
+
 impl BatchReader for ParquetReader {
     fn next(&mut self, task: &mut TaskContext<'_>) -> Result<Option<RecordBatch>, Failure> {
         task.cancel.check()?;
-        match self.batches.next() {
-            None => Ok(None),
-            Some(Err(error)) => Err(unreadable(&self.path, &error)),
+        let next = self.batches.as_mut().and_then(Iterator::next);
+        let given = match next {
+            None => None,
             Some(Ok(read)) => {
                 task.counts.input_rows += read.num_rows() as u64;
                 task.counts.input_bytes += read.get_array_memory_size() as u64;
-                self.fitted(&read).map(Some)
+                Some(self.fitted(&read)?)
             }
-        }
+            Some(Err(error)) => {
+                self.tolerate_corrupt(&error)?;
+                self.batches = None;
+                None
+            }
+        };
+        task.counts.malformed += std::mem::take(&mut self.lost);
+        Ok(given)
     }
 }

@@ -16,6 +16,7 @@ use arrow::{
     datatypes::{DataType, Field, Schema},
     record_batch::RecordBatch,
 };
+use millstream_common::failure::{Failure, FailureKind, Retry};
 
 use crate::{error::Error, ipc};
 
@@ -46,7 +47,14 @@ pub(super) fn encode(rows: &RecordBatch, removed: &[Box<[u8]>]) -> Result<Vec<u8
 
 /// The rows and the keys that are gone.
 pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<(RecordBatch, Removed), Error> {
-    let refused = |what: &str| Error::internal(format!("state file {name} {what}"));
+    let refused = |what: &str| {
+        let message = format!("state file {name} {what}");
+        Error::Setup(
+            Failure::new(FailureKind::DataLoss, message)
+                .with_code("state.format")
+                .with_retry(Retry::Never),
+        )
+    };
     let header = bytes
         .first_chunk::<HEADER>()
         .ok_or_else(|| refused("is too short"))?;
@@ -55,7 +63,7 @@ pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<(RecordBatch, Removed),
     }
     if header[4] != VERSION {
         return Err(refused(
-            "was written by another release; go on with that one",
+            "was written by another release of Millstream; go on with that one",
         ));
     }
     let mut length = [0; 8];
@@ -75,4 +83,32 @@ pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<(RecordBatch, Removed),
         }
     }
     Ok((rows, keys))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int64Array};
+
+    use super::*;
+
+    #[test]
+    fn another_layout_is_refused_with_the_way_out() {
+        let column: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
+        let rows = RecordBatch::try_from_iter([("key", column)]).unwrap();
+        let bytes = encode(&rows, &[]).unwrap();
+        assert_eq!(decode("a/0/1", &bytes).unwrap().0, rows);
+        let refused = |at: usize, byte: u8| {
+            let mut other = bytes.clone();
+            other[at] = byte;
+            let error = decode("a/0/1", &other).unwrap_err();
+            assert_eq!(error.code(), "state.format");
+            error.to_string()
+        };
+        let newer = refused(4, VERSION + 1);
+        assert!(
+            newer.contains("a/0/1 was written by another release"),
+            "{newer}"
+        );
+        assert!(refused(0, b'X').contains("is no state of an aggregate"));
+    }
 }

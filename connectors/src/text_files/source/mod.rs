@@ -41,6 +41,25 @@ pub enum OnChanged {
     Warn,
 }
 
+/// How messages say what to do about malformed lines: by what [`Settings::on_malformed`] is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MalformedAdvice {
+    /// So that the query goes on, with or without the line.
+    pub goes_on: &'static str,
+    /// So that the line is left out.
+    pub leaves_out: &'static str,
+}
+
+impl Default for MalformedAdvice {
+    /// By the configuration.
+    fn default() -> Self {
+        Self {
+            goes_on: "set input.on_malformed to `replace` or `drop`",
+            leaves_out: "set input.on_malformed to `drop`",
+        }
+    }
+}
+
 /// Everything that a text file source needs to know, on both sides.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -57,10 +76,14 @@ pub struct Settings {
     pub split_size: u64,
     /// Files that a batch takes at most, oldest first; without a value all there are, up to 100,000.
     pub max_files_per_batch: Option<u32>,
-    /// Files that changed between plan and reading.
+    /// Files that changed between plan and reading. Each part that isn't read as planned is counted as one malformed record.
     pub on_changed: OnChanged,
+    /// Files that are gone when they are read; counted in the same way.
+    pub on_missing: OnChanged,
     /// Lines that are not UTF-8 or too long. `Replace` can't mend a line that is too long: it fails.
     pub on_malformed: OnMalformed,
+    /// What messages advise about them.
+    pub malformed_advice: MalformedAdvice,
     /// Longest line in bytes, without its end.
     pub max_record_bytes: usize,
     /// How long a plan waits for the folders to be listed.
@@ -82,7 +105,9 @@ impl Settings {
             split_size: 128 << 20,
             max_files_per_batch: None,
             on_changed: OnChanged::default(),
+            on_missing: OnChanged::default(),
             on_malformed: OnMalformed::default(),
+            malformed_advice: MalformedAdvice::default(),
             max_record_bytes: 8 << 20,
             listing_timeout: Duration::from_secs(10),
             change_check_interval: Duration::from_secs(10),
@@ -92,14 +117,16 @@ impl Settings {
 
     /// Settings as the configuration says.
     pub fn of_config(directory: impl Into<String>, config: &Config) -> Self {
+        let on_changed = match config.get(keys::FILES_ON_CHANGED) {
+            OnDataLoss::Fail => OnChanged::Fail,
+            OnDataLoss::Warn => OnChanged::Warn,
+        };
         Self {
             min_age: config.get(keys::FILES_MIN_AGE),
             split_size: config.get(keys::FILES_SPLIT_SIZE).bytes(),
             max_files_per_batch: config.get(keys::FILES_MAX_FILES_PER_BATCH),
-            on_changed: match config.get(keys::FILES_ON_CHANGED) {
-                OnDataLoss::Fail => OnChanged::Fail,
-                OnDataLoss::Warn => OnChanged::Warn,
-            },
+            on_changed,
+            on_missing: on_changed,
             on_malformed: config.get(keys::INPUT_ON_MALFORMED).into(),
             max_record_bytes: config.get(keys::INPUT_MAX_RECORD_BYTES).as_len(),
             ..Self::new(directory)

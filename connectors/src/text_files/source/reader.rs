@@ -1,6 +1,7 @@
 //! The executor half: the lines of a split.
 
 use std::{
+    cell::Cell,
     fs::File,
     io::{self, Seek, SeekFrom},
     sync::Arc,
@@ -61,11 +62,9 @@ impl SplitSource<Vec<Text>> for TextFileSplits {
             cutter: None,
             region: None,
             reported: false,
+            lost: Cell::new(0),
         };
-        match reader.open_file() {
-            Ok(cutter) => reader.cutter = Some(cutter),
-            Err(problem) => reader.judge(problem)?,
-        }
+        reader.cutter = reader.open_file()?;
         Ok(Box::new(reader))
     }
 }
@@ -137,11 +136,14 @@ struct LineReader {
     region: Option<Region>,
     /// A malformed line was logged.
     reported: bool,
+    /// Times that it didn't find what was planned and went on, not yet counted.
+    lost: Cell<u64>,
 }
 
 impl SplitReader<Vec<Text>> for LineReader {
     fn next(&mut self, chunk: &mut Vec<Text>, task: &mut TaskContext<'_>) -> Result<More, Failure> {
         task.cancel.check()?;
+        task.counts.malformed += self.lost.take();
         let Some(region) = self.region.take() else {
             return self.read(task);
         };
@@ -150,7 +152,8 @@ impl SplitReader<Vec<Text>> for LineReader {
 }
 
 impl LineReader {
-    fn open_file(&self) -> Result<Cutter<FileInput>, Failure> {
+    /// None: it is gone, and the settings tolerate that.
+    fn open_file(&self) -> Result<Option<Cutter<FileInput>>, Failure> {
         let FileSplit {
             path,
             start,
@@ -161,9 +164,11 @@ impl LineReader {
         let mut file = match File::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(self.changed(
+                let gone = self.changed(
                     "it is gone; put it back, or see that this executor has the same file system as the driver",
-                ));
+                );
+                self.judge(gone, self.settings.on_missing)?;
+                return Ok(None);
             }
             Err(error) => return Err(self.unreadable(&error)),
         };
@@ -179,7 +184,7 @@ impl LineReader {
                 "it has {} bytes now, {size} when it was planned; let files appear complete by renaming them into the folder, or set files.min_age",
                 version.size
             );
-            self.judge(self.changed(&found))?;
+            self.judge(self.changed(&found), self.settings.on_changed)?;
         } else if version.modified != *modified {
             tracing::warn!(
                 path,
@@ -191,7 +196,7 @@ impl LineReader {
         let max_line = self.settings.max_record_bytes;
         // A mark at the beginning doesn't count.
         let max_line = max_line.saturating_add(BYTE_ORDER_MARK.len());
-        Ok(Cutter::new(FileInput(file), range, max_line))
+        Ok(Some(Cutter::new(FileInput(file), range, max_line)))
     }
 
     fn changed(&self, found: &str) -> Failure {
@@ -205,10 +210,11 @@ impl LineReader {
     }
 
     /// Lets pass what the settings tolerate.
-    fn judge(&self, problem: Failure) -> Result<(), Failure> {
-        if problem.kind != FailureKind::DataLoss || self.settings.on_changed == OnChanged::Fail {
+    fn judge(&self, problem: Failure, rule: OnChanged) -> Result<(), Failure> {
+        if rule == OnChanged::Fail {
             return Err(problem);
         }
+        self.lost.set(self.lost.get() + 1);
         tracing::warn!(failure = %problem, "input is lost; going on with what is there");
         Ok(())
     }
@@ -247,7 +253,8 @@ impl LineReader {
             }
             Piece::Shrunk { at } => {
                 let found = format!("it ended at byte {at} of {}", self.split.size);
-                self.judge(self.changed(&found))?;
+                self.judge(self.changed(&found), self.settings.on_changed)?;
+                task.counts.malformed += self.lost.take();
             }
             Piece::End => {
                 self.cutter = None;
@@ -322,7 +329,8 @@ impl LineReader {
         match self.settings.on_malformed {
             OnMalformed::Fail => {
                 let message = format!(
-                    "the line at byte {at} of {path} is not UTF-8 text; set input.on_malformed to `replace` or `drop` to go on without it"
+                    "the line at byte {at} of {path} is not UTF-8 text; {} to go on without it",
+                    self.settings.malformed_advice.goes_on
                 );
                 return Err(Failure::new(FailureKind::BadInput, message));
             }
@@ -336,8 +344,10 @@ impl LineReader {
     fn too_long(&mut self, at: u64, task: &mut TaskContext<'_>) -> Result<(), Failure> {
         if self.settings.on_malformed != OnMalformed::Drop {
             let message = format!(
-                "the line at byte {at} of {} is longer than input.max_record_bytes = {}; raise it, or set input.on_malformed to `drop`",
-                self.split.path, self.settings.max_record_bytes
+                "the line at byte {at} of {} is longer than input.max_record_bytes = {}; raise it, or {}",
+                self.split.path,
+                self.settings.max_record_bytes,
+                self.settings.malformed_advice.leaves_out
             );
             return Err(Failure::new(FailureKind::BadInput, message));
         }

@@ -5,4 +5,4 @@ mod restarts;
 mod takeovers;
 
 pub(crate) use restarts::{kill_and_restart_after, kill_and_restart_job, rebuilt};
-pub(crate) use takeovers::take_over_job;
+pub(crate) use takeovers::{Second, take_over_job};

@@ -11,13 +11,13 @@ use millstream_integration_tests::{
 use crate::word_job::{SOON, WordJob, wait_says};
 
 /// The second driver, on a port of its own, with an executor of its own.
-struct Second {
-    driver: Driver,
+pub(crate) struct Second {
+    pub(crate) driver: Driver,
     executor: ChildProcess,
 }
 
 impl Second {
-    fn start(application: &Application) -> Self {
+    pub(crate) fn start(application: &Application) -> Self {
         let driver = application.start_driver_on(0).unwrap();
         let address = driver.wait_ready().unwrap().driver.unwrap();
         let executor = application.start_executor_for(&address).unwrap();
@@ -29,7 +29,7 @@ impl Second {
         batches[0]["batch"].as_u64().unwrap_or(0)
     }
 
-    fn stop(&self) {
+    pub(crate) fn stop(&self) {
         assert_eq!(self.driver.stop().unwrap(), Some(0));
         self.executor.signal(Signal::TERM).unwrap();
         self.executor.wait_exit(SOON).unwrap();

@@ -25,10 +25,10 @@ static RUNNING: Mutex<usize> = Mutex::new(0);
 static FREE: Condvar = Condvar::new();
 
 /// The right to run an application.
-struct Turn;
+pub(crate) struct Turn;
 
 impl Turn {
-    fn take() -> Self {
+    pub(crate) fn take() -> Self {
         let mut running = RUNNING.lock();
         while *running >= AT_A_TIME {
             FREE.wait(&mut running);
@@ -329,6 +329,14 @@ pub fn executor_at(cluster: &Cluster, point: &str) -> u32 {
         Reached::Executor(pid) => pid,
         Reached::Driver => panic!("the driver was at {point}"),
     }
+}
+
+/// Waits until the process is connected under another id.
+pub fn wait_rejoined(cluster: &Cluster, pid: u32, old: &str) {
+    wait_until(PATIENCE, "the executor to be back under another id", || {
+        executor_id(cluster, pid).is_some_and(|id| id != old)
+    })
+    .unwrap();
 }
 
 /// Whether an executor has said this.

@@ -4,24 +4,13 @@
 use std::time::Duration;
 
 use millstream_integration_tests::{
-    cluster::{Cluster, PATIENCE},
-    kafka::Isolation,
-    process::Signal,
-    proxy::TcpProxy,
-    wait::wait_until,
+    cluster::Cluster, kafka::Isolation, process::Signal, proxy::TcpProxy, wait::wait_until,
 };
 
 use super::scene::{
     Output, Scene, executor_at, executor_id, lost_executors, reruns, wait_connected, wait_lost,
+    wait_rejoined,
 };
-
-/// Waits until the process is connected under another id.
-fn wait_rejoined(cluster: &Cluster, pid: u32, old: &str) {
-    wait_until(PATIENCE, "the executor to be back under another id", || {
-        executor_id(cluster, pid).is_some_and(|id| id != old)
-    })
-    .unwrap();
-}
 
 /// Stops an executor at the point until another one has written its batch, and lets it go on from there.
 fn slept_at(scene: &Scene, output: &Output, point: &str) {

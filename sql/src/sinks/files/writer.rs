@@ -231,7 +231,11 @@ impl FilesWriter {
 
     /// Makes what was written durable.
     pub(crate) fn finish(mut self, _task: &mut TaskContext<'_>) -> Result<SinkCommit, Failure> {
-        failpoint!("sink.files.before_finish", partition = self.id.partition);
+        failpoint!(
+            "sink.files.before_finish",
+            batch = self.id.batch,
+            partition = self.id.partition
+        );
         let staged = self.sink.attempt(&self.id);
         let mut files = Vec::new();
         let mut sum = Xxh3::new();
