@@ -488,7 +488,7 @@ mod tests {
         for (name, value) in more {
             given.set(name, value);
         }
-        KafkaSource::of(&mut given, "UTC", grows).map(|(source, _)| source)
+        KafkaSource::of(&mut given, "UTC", grows, &Config::default()).map(|(source, _)| source)
     }
 
     #[test]
