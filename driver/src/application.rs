@@ -1,7 +1,5 @@
 //! A driver as a whole: the cluster's service, its servers, and the queries that run on it.
 
-mod view;
-
 use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
@@ -28,7 +26,6 @@ use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use self::view::View;
 use crate::{
     blocks::Fetcher,
     cluster::{

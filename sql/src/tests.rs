@@ -123,7 +123,10 @@ impl Fixture {
 
     fn tables(&self) -> Vec<Vec<Vec<String>>> {
         let text = String::from_utf8(self.screen.0.lock().clone()).unwrap();
-        text.split("Batch: ").skip(1).map(Self::table_rows).collect()
+        text.split("Batch: ")
+            .skip(1)
+            .map(Self::table_rows)
+            .collect()
     }
 
     fn table_rows(table: &str) -> Vec<Vec<String>> {
