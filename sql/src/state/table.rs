@@ -80,10 +80,15 @@ impl GroupTable {
         self.index.len()
     }
 
-    /// Bytes in memory, about.
+    /// Bytes in memory, about, with the uncommitted changes.
     pub(crate) fn memory(&self) -> usize {
         let segments: usize = self.segments.iter().flatten().map(Segment::memory).sum();
-        segments + self.index.capacity() * (size_of::<Place>() + 1)
+        let pending = self.pending.iter().flat_map(|pending| {
+            let merged = pending.merged.iter().map(|(_, merged)| merged);
+            merged.chain(&pending.delta)
+        });
+        let pending: usize = pending.map(Segment::memory).sum();
+        segments + pending + self.index.capacity() * (size_of::<Place>() + 1)
     }
 
     /// Becomes the state that consists of these files: as it is, with the uncommitted changes, or read anew. Says whether it was read.
