@@ -6,12 +6,12 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use millstream_integration_tests::{
     cluster::{Application, Driver},
     process::ChildProcess,
     wait::wait_for,
 };
-use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::{Error, samples};

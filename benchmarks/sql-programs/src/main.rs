@@ -6,8 +6,8 @@ use clap::ValueEnum;
 use millstream::{
     Error, Result,
     sql::{
-        Args, DataFrame, DataStreamWriter, OutputMode, Session, Trigger, arrow::datatypes::DataType,
-        cast, col, explode, split,
+        Args, DataFrame, DataStreamWriter, OutputMode, Session, Trigger,
+        arrow::datatypes::DataType, cast, col, explode, split,
     },
 };
 

@@ -39,11 +39,7 @@ fn idle(setting: &Setting, files: &Employees, master: &str) -> Result<f64, Error
     when_idle(&query.start_driver()?.process)
 }
 
-fn spark_idle(
-    setting: &Setting,
-    files: &Employees,
-    master: &str,
-) -> Result<Option<f64>, Error> {
+fn spark_idle(setting: &Setting, files: &Employees, master: &str) -> Result<Option<f64>, Error> {
     let Some(spark) = &setting.spark else {
         return Ok(None);
     };

@@ -72,7 +72,10 @@ impl Rows {
         checkpoint: &Path,
     ) -> Result<Measured, Error> {
         let rows: u64 = batches.iter().map(|batch| batch.rows).sum();
-        let expected = (self.fills + self.batches, self.groups + self.batches * TOUCHED);
+        let expected = (
+            self.fills + self.batches,
+            self.groups + self.batches * TOUCHED,
+        );
         if (batches.len() as u64, rows) != expected {
             let count = batches.len();
             return Err(format!("{rows} rows in {count} batches instead of {expected:?}").into());
@@ -158,7 +161,9 @@ pub fn measure(setting: &Setting) -> Result<Vec<Row>, Error> {
         times.push(own.millis);
         let parts: [(&str, Unit, fn(&Measured) -> f64); 3] = [
             ("time of a batch", Unit::Millis, |run| run.millis),
-            ("memory of all processes, most", Unit::Mebibytes, |run| run.peak),
+            ("memory of all processes, most", Unit::Mebibytes, |run| {
+                run.peak
+            }),
             ("checkpoint", Unit::Mebibytes, |run| run.checkpoint),
         ];
         for (name, unit, part) in parts {

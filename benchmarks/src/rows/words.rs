@@ -268,7 +268,10 @@ impl Rows<'_> {
 const TEXT: (&str, Contender) = ("`Text`", Contender::Text);
 const STRINGS: (&str, Contender) = ("`String`", Contender::Strings);
 const QUERY: (&str, Contender) = ("a structured query, running counts", Contender::Query);
-const OWN_DSTREAM: (&str, Contender) = ("ours on DStreams, `Text`, each batch by itself", Contender::Text);
+const OWN_DSTREAM: (&str, Contender) = (
+    "ours on DStreams, `Text`, each batch by itself",
+    Contender::Text,
+);
 const NOTHING: (&str, Contender) = ("hand-written, lines read only", Contender::Nothing);
 const BORROWED: (&str, Contender) = ("hand-written, borrowed words", Contender::Borrowed);
 const OWNED: (&str, Contender) = ("hand-written, `String`s", Contender::Owned);
