@@ -46,7 +46,7 @@ pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Parser)]
 #[command(version)]
 struct Args {
-    /// Folder of the release programs `words` and `yardsticks`
+    /// Folder of the release programs `words`, `queries` and `yardsticks`
     #[arg(long)]
     programs: PathBuf,
     /// Small sizes, to see that everything runs; the figures mean nothing
@@ -85,6 +85,16 @@ impl Setting {
             .words(folder)?
             .args(["--brokers", &brokers, "--topic", self.kafka.topic()])
             .conf("kafka.max_rate_per_partition", rate))
+    }
+
+    /// The same as a structured query, which keeps its counts.
+    pub fn running_words_from_kafka(&self, folder: &Path) -> Result<Application, Error> {
+        let brokers = self.kafka.brokers(&self.ours)?;
+        let lines = self.sizes.batch_lines.to_string();
+        let query = self.ours.query(folder, ours::MASTER, "words")?;
+        Ok(query
+            .args(["--brokers", &brokers, "--topic", self.kafka.topic()])
+            .args(["--per-batch", &lines]))
     }
 }
 

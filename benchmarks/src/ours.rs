@@ -1,4 +1,4 @@
-//! Millstream's programs: the word count with its driver and executors, and the yardsticks.
+//! Millstream's programs: the word count with its driver and executors, the structured queries, and the yardsticks.
 
 use std::{
     path::{Path, PathBuf},
@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use millstream_integration_tests::{
     cluster::{Application, Driver},
     process::ChildProcess,
@@ -18,7 +19,12 @@ use crate::{Error, samples};
 /// How long a run of any program may take.
 pub const RUN_LIMIT: Duration = Duration::from_secs(600);
 /// A driver and two executor processes of one slot each.
-const MASTER: &str = "local-cluster[2,1]";
+pub const MASTER: &str = "local-cluster[2,1]";
+/// Driver and tasks in one process with two slots.
+pub const LOCAL: &str = "local[2]";
+
+/// The checkpoint's folder, in a run's own.
+pub const CHECKPOINT: &str = "checkpoint";
 
 /// A finished batch.
 #[derive(Clone, Copy, Debug)]
@@ -50,24 +56,27 @@ pub fn steady_rate(batches: &[Batch], warm: usize) -> f64 {
 pub struct Ours {
     words: PathBuf,
     yardsticks: PathBuf,
+    folder: PathBuf,
+}
+
+fn program(folder: &Path, name: &str) -> Result<PathBuf, Error> {
+    let path = folder.join(name);
+    match path.is_file() {
+        true => Ok(path),
+        false => Err(Error::from(format!(
+            "{} is not there; benchmarks/run.sh builds it",
+            path.display()
+        ))),
+    }
 }
 
 impl Ours {
     /// The programs in this folder.
     pub fn new(folder: &Path) -> Result<Self, Error> {
-        let program = |name: &str| {
-            let path = folder.join(name);
-            match path.is_file() {
-                true => Ok(path),
-                false => Err(Error::from(format!(
-                    "{} is not there; benchmarks/run.sh builds it",
-                    path.display()
-                ))),
-            }
-        };
         Ok(Self {
-            words: program("words")?,
-            yardsticks: program("yardsticks")?,
+            words: program(folder, "words")?,
+            yardsticks: program(folder, "yardsticks")?,
+            folder: folder.to_owned(),
         })
     }
 
@@ -88,20 +97,37 @@ impl Ours {
         Ok(serde_json::from_str(&line.text)?)
     }
 
+    /// Writes files by a command of the yardsticks with these numbers.
+    pub fn write(&self, what: &str, folder: &Path, numbers: &[(&str, u64)]) -> Result<(), Error> {
+        let mut command = self.yardsticks();
+        command.arg(what).arg(folder);
+        for (flag, number) in numbers {
+            command.args([flag, number.to_string().as_str()]);
+        }
+        Ok(ChildProcess::spawn(what, &command)?.wait_success(RUN_LIMIT)?)
+    }
+
     /// Writes the corpus into files.
     pub fn write_files(&self, folder: &Path, lines: u64, files: u64) -> Result<(), Error> {
-        let mut command = self.yardsticks();
-        command
-            .arg("write-files")
-            .arg(folder)
-            .args(["--lines", &lines.to_string()])
-            .args(["--files", &files.to_string()]);
-        Ok(ChildProcess::spawn("write-files", &command)?.wait_success(RUN_LIMIT)?)
+        self.write(
+            "write-files",
+            folder,
+            &[("--lines", lines), ("--files", files)],
+        )
+    }
+
+    /// A structured query, to be started; a checkpoint on the local disk. Its files go to `folder`.
+    pub fn query(&self, folder: &Path, master: &str, query: &str) -> Result<Application, Error> {
+        let checkpoint = folder.join(CHECKPOINT);
+        Ok(Application::new(program(&self.folder, "queries")?, folder)?
+            .master(master)
+            .args([query, "--checkpoint", &checkpoint.to_string_lossy()])
+            .conf("parallelism", 2))
     }
 
     /// The word count, to be started: driver and two executors, batches back to back, a checkpoint on the local disk. Its files go to `folder`.
     pub fn words(&self, folder: &Path) -> Result<Application, Error> {
-        let checkpoint = folder.join("checkpoint");
+        let checkpoint = folder.join(CHECKPOINT);
         Ok(Application::new(&self.words, folder)?
             .master(MASTER)
             .args(["--batch-interval", "0s"])
@@ -170,6 +196,49 @@ pub fn wait_batches(driver: &Driver, rows: u64) -> Result<Vec<Batch>, Error> {
     .map_err(Error::from)
 }
 
+/// Waits for the end of a structured query, and gives its batches that had rows, in order.
+pub fn run_query(process: &ChildProcess) -> Result<Vec<Batch>, Error> {
+    let mut batches = Vec::new();
+    process.wait_for_line("its end", RUN_LIMIT, |line| {
+        batches.extend(batch_of(&line.text));
+        line.text == "END"
+    })?;
+    end_cycles(&mut batches);
+    batches.retain(|batch| batch.rows > 0);
+    Ok(batches)
+}
+
+/// The batch that a line of progress tells of; its cycle is still the time at which it was planned.
+fn batch_of(line: &str) -> Option<Batch> {
+    let progress: Value = serde_json::from_str(line.strip_prefix("PROGRESS ")?).ok()?;
+    let rows = progress["numInputRows"].as_u64()?;
+    let whole = progress["durationMs"]["triggerExecution"].as_f64()?;
+    // That is rounded to milliseconds; the rate is not.
+    let rate = progress["processedRowsPerSecond"].as_f64()?;
+    let exact = rows as f64 / rate * 1e3;
+    let planned: Timestamp = progress["timestamp"].as_str()?.parse().ok()?;
+    Some(Batch {
+        id: progress["batchId"].as_u64()?,
+        rows,
+        millis: if exact.is_normal() { exact } else { whole },
+        cycle: planned.as_millisecond() as f64,
+        retries: 0,
+    })
+}
+
+/// Waits until the first table stands on the console, of ours or of Spark.
+pub fn wait_first_table(process: &ChildProcess) -> Result<(), Error> {
+    let mut rules = 0;
+    process.wait_for_line("the first table", RUN_LIMIT, |line| {
+        rules += usize::from(line.text.starts_with("+-"));
+        rules == RULES_OF_TABLE
+    })?;
+    Ok(())
+}
+
+/// Above its header, below it, and at its end.
+const RULES_OF_TABLE: usize = 3;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,6 +248,21 @@ mod tests {
         assert_eq!(words_of("BATCH 1700000000000 10000000"), Some(10_000_000));
         assert_eq!(words_of("BATCH 1700000000000"), None);
         assert_eq!(words_of("FAILPOINT x"), None);
+    }
+
+    #[test]
+    fn progress_tells_of_a_batch_to_the_microsecond() {
+        let progress = |rate: f64| {
+            format!(
+                r#"PROGRESS {{"batchId":3,"numInputRows":10,"processedRowsPerSecond":{rate},"timestamp":"1970-01-01T00:00:01.250Z","durationMs":{{"triggerExecution":5}}}}"#
+            )
+        };
+        let batch = batch_of(&progress(2_000.0)).unwrap();
+        assert_eq!((batch.id, batch.rows), (3, 10));
+        assert_eq!((batch.millis, batch.cycle), (5.0, 1_250.0));
+        assert_eq!(batch_of(&progress(2_500.0)).unwrap().millis, 4.0);
+        assert_eq!(batch_of(&progress(0.0)).unwrap().millis, 5.0);
+        assert!(batch_of("+---+").is_none());
     }
 
     #[test]

@@ -23,6 +23,12 @@ pub struct Sizes {
     pub kills: usize,
     /// Batches of the simulated scheduler, each of 8,008 tasks.
     pub scheduler_batches: u64,
+    /// Sizes of state, groups.
+    pub state_groups: &'static [u64],
+    /// Batches that touch some of the groups.
+    pub state_batches: usize,
+    /// Those that come first and don't count.
+    pub warm_state_batches: usize,
 }
 
 /// Files that a batch takes, and partitions of the topic.
@@ -42,6 +48,9 @@ impl Sizes {
             launches: 9,
             kills: 5,
             scheduler_batches: 20,
+            state_groups: &[10_000, 1_000_000, 10_000_000],
+            state_batches: 60,
+            warm_state_batches: 20,
         }
     }
 
@@ -58,6 +67,9 @@ impl Sizes {
             launches: 2,
             kills: 1,
             scheduler_batches: 1,
+            state_groups: &[10_000, 1_000_000],
+            state_batches: 5,
+            warm_state_batches: 2,
         }
     }
 

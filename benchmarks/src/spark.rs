@@ -88,14 +88,18 @@ impl Spark {
         master: &str,
         arguments: &[&str],
     ) -> Result<Vec<Batch>, Error> {
-        let process = self.start(program, master, arguments)?;
-        let mut batches = Vec::new();
-        process.wait_for_line("its end", RUN_LIMIT, |line| {
-            batches.extend(batch_of(&line.text).filter(|batch| batch.rows > 0));
-            line.text == "END"
-        })?;
-        Ok(batches)
+        batches_of(&self.start(program, master, arguments)?)
     }
+}
+
+/// Waits for a program's end, and gives its batches that had rows.
+pub fn batches_of(process: &ChildProcess) -> Result<Vec<Batch>, Error> {
+    let mut batches = Vec::new();
+    process.wait_for_line("its end", RUN_LIMIT, |line| {
+        batches.extend(batch_of(&line.text).filter(|batch| batch.rows > 0));
+        line.text == "END"
+    })?;
+    Ok(batches)
 }
 
 /// Spark's own list of jars.

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// An idle program runs for so long before it is looked at; it has run some batches by then.
-const IDLE: Duration = Duration::from_secs(5);
+pub(super) const IDLE: Duration = Duration::from_secs(5);
 
 /// Driver and each executor while nothing comes.
 fn idle(setting: &Setting) -> Result<(f64, Vec<f64>), Error> {
@@ -55,7 +55,7 @@ fn loaded(setting: &Setting) -> Result<f64, Error> {
 }
 
 /// The most of Spark's one process while it counts the same words.
-fn spark_loaded(setting: &Setting, program: &str) -> Result<Option<f64>, Error> {
+pub(super) fn spark_loaded(setting: &Setting, program: &str) -> Result<Option<f64>, Error> {
     let Some(spark) = &setting.spark else {
         return Ok(None);
     };

@@ -1,4 +1,4 @@
-//! Word count from Kafka and from files: the rate of batches of equal size that run back to back, the first ones left out.
+//! Word count from Kafka and from files, by both APIs: the rate of batches of equal size that run back to back, the first ones left out.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -24,6 +24,7 @@ enum Contender {
     Owned,
     Text,
     Strings,
+    Query,
     Structured,
     StructuredByBatch,
     DStreams,
@@ -43,6 +44,15 @@ impl Contender {
         }
         all
     }
+
+    /// Of a structured query.
+    fn structured(with_spark: bool) -> Vec<Self> {
+        let mut all = vec![Self::Query, Self::Text];
+        if with_spark {
+            all.push(Self::Structured);
+        }
+        all
+    }
 }
 
 type Rates = BTreeMap<Contender, Vec<f64>>;
@@ -53,6 +63,8 @@ trait Source {
     fn handwritten(&self, words: &str) -> Vec<String>;
     /// Ours, still without a kind of string. Its files go to `folder`.
     fn ours(&self, setting: &Setting, folder: &Path) -> Result<Application, Error>;
+    /// Ours as a structured query. Its files go to `folder`.
+    fn query(&self, setting: &Setting, folder: &Path) -> Result<Application, Error>;
     /// For Structured Streaming, still without `running` or `batch`.
     fn structured(&self, setting: &Setting) -> Vec<String>;
     /// For DStreams.
@@ -71,6 +83,10 @@ impl Source for Topic {
 
     fn ours(&self, setting: &Setting, folder: &Path) -> Result<Application, Error> {
         setting.words_from_kafka(folder)
+    }
+
+    fn query(&self, setting: &Setting, folder: &Path) -> Result<Application, Error> {
+        setting.running_words_from_kafka(folder)
     }
 
     fn structured(&self, setting: &Setting) -> Vec<String> {
@@ -106,6 +122,12 @@ impl Source for Files {
             .words(folder)?
             .args(["--dir", &self.path()])
             .conf("files.max_files_per_batch", SPLITS))
+    }
+
+    fn query(&self, setting: &Setting, folder: &Path) -> Result<Application, Error> {
+        let query = setting.ours.query(folder, ours::MASTER, "words")?;
+        let files = SPLITS.to_string();
+        Ok(query.args(["--dir", &self.path(), "--per-batch", &files]))
     }
 
     fn structured(&self, _: &Setting) -> Vec<String> {
@@ -170,6 +192,16 @@ fn rate(setting: &Setting, source: &dyn Source, contender: Contender) -> Result<
         let batches = count(setting, application, strings)?;
         Ok(ours::steady_rate(&batches, warm))
     };
+    let of_query = || -> Result<f64, Error> {
+        let folder = tempfile::tempdir()?;
+        let driver = source.query(setting, folder.path())?.start_driver()?;
+        let batches = ours::run_query(&driver.process)?;
+        let lines: u64 = batches.iter().map(|batch| batch.rows).sum();
+        if lines != setting.sizes.lines {
+            return Err(format!("the query counted {lines} lines").into());
+        }
+        Ok(ours::steady_rate(&batches, warm))
+    };
     let structured = |kind: &str| {
         let mut arguments = source.structured(setting);
         arguments.push(kind.to_owned());
@@ -181,16 +213,21 @@ fn rate(setting: &Setting, source: &dyn Source, contender: Contender) -> Result<
         Contender::Owned => handwritten(setting, source, "owned"),
         Contender::Text => of_ours(false),
         Contender::Strings => of_ours(true),
+        Contender::Query => of_query(),
         Contender::Structured => of_spark(STRUCTURED, structured("running")),
         Contender::StructuredByBatch => of_spark(STRUCTURED, structured("batch")),
         Contender::DStreams => of_spark(DSTREAMS, source.dstreams(setting)),
     }
 }
 
-fn by_turns(setting: &Setting, source: &dyn Source) -> Result<Rates, Error> {
+fn by_turns(
+    setting: &Setting,
+    source: &dyn Source,
+    contenders: &[Contender],
+) -> Result<Rates, Error> {
     let mut rates = Rates::new();
     for repeat in 1..=setting.sizes.repeats {
-        for contender in Contender::all(setting.spark.is_some()) {
+        for contender in contenders.iter().copied() {
             let rate = rate(setting, source, contender)
                 .map_err(|error| format!("{contender:?}: {error}"))?;
             eprintln!("   {repeat}: {contender:?}: {:.2} M lines/s", rate / 1e6);
@@ -230,6 +267,11 @@ impl Rows<'_> {
 
 const TEXT: (&str, Contender) = ("`Text`", Contender::Text);
 const STRINGS: (&str, Contender) = ("`String`", Contender::Strings);
+const QUERY: (&str, Contender) = ("a structured query, running counts", Contender::Query);
+const OWN_DSTREAM: (&str, Contender) = (
+    "ours on DStreams, `Text`, each batch by itself",
+    Contender::Text,
+);
 const NOTHING: (&str, Contender) = ("hand-written, lines read only", Contender::Nothing);
 const BORROWED: (&str, Contender) = ("hand-written, borrowed words", Contender::Borrowed);
 const OWNED: (&str, Contender) = ("hand-written, `String`s", Contender::Owned);
@@ -243,13 +285,29 @@ const BY_BATCH: (&str, Contender) = (
 );
 const DSTREAMS_SCALA: (&str, Contender) = ("DStreams 3.5 in Scala", Contender::DStreams);
 
-/// From a topic of four partitions.
-pub fn from_kafka(setting: &Setting) -> Result<Vec<Row>, Error> {
-    let source = Topic {
+fn topic(setting: &Setting) -> Result<Topic, Error> {
+    Ok(Topic {
         brokers: setting.kafka.brokers(&setting.ours)?,
         topic: setting.kafka.topic(),
+    })
+}
+
+fn files(setting: &Setting) -> Result<Files, Error> {
+    let source = Files {
+        folder: tempfile::tempdir()?,
     };
-    let rates = by_turns(setting, &source)?;
+    setting.ours.write_files(
+        source.folder.path(),
+        setting.sizes.lines,
+        setting.sizes.files(),
+    )?;
+    Ok(source)
+}
+
+/// From a topic of four partitions.
+pub fn from_kafka(setting: &Setting) -> Result<Vec<Row>, Error> {
+    let contenders = Contender::all(setting.spark.is_some());
+    let rates = by_turns(setting, &topic(setting)?, &contenders)?;
     let mut rows = Rows {
         rates: &rates,
         from: "Kafka",
@@ -268,15 +326,8 @@ pub fn from_kafka(setting: &Setting) -> Result<Vec<Row>, Error> {
 
 /// From files, four a batch.
 pub fn from_files(setting: &Setting) -> Result<Vec<Row>, Error> {
-    let source = Files {
-        folder: tempfile::tempdir()?,
-    };
-    setting.ours.write_files(
-        source.folder.path(),
-        setting.sizes.lines,
-        setting.sizes.files(),
-    )?;
-    let rates = by_turns(setting, &source)?;
+    let contenders = Contender::all(setting.spark.is_some());
+    let rates = by_turns(setting, &files(setting)?, &contenders)?;
     let mut rows = Rows {
         rates: &rates,
         from: "files",
@@ -289,5 +340,34 @@ pub fn from_files(setting: &Setting) -> Result<Vec<Row>, Error> {
     rows.add(STRINGS, OWNED, |row| row.by_share().goal(0.9));
     rows.add(STRINGS, RUNNING, Row::by_ratio);
     rows.add(STRINGS, DSTREAMS_SCALA, Row::by_ratio);
+    Ok(rows.rows)
+}
+
+/// From the topic, as a structured query.
+pub fn sql_from_kafka(setting: &Setting) -> Result<Vec<Row>, Error> {
+    structured_rows(setting, &topic(setting)?, "Kafka", 3.5, 4.5)
+}
+
+/// From the files, as a structured query.
+pub fn sql_from_files(setting: &Setting) -> Result<Vec<Row>, Error> {
+    structured_rows(setting, &files(setting)?, "files", 5.0, 7.0)
+}
+
+fn structured_rows(
+    setting: &Setting,
+    source: &dyn Source,
+    from: &'static str,
+    floor: f64,
+    goal: f64,
+) -> Result<Vec<Row>, Error> {
+    let contenders = Contender::structured(setting.spark.is_some());
+    let rates = by_turns(setting, source, &contenders)?;
+    let mut rows = Rows {
+        rates: &rates,
+        from,
+        rows: vec![],
+    };
+    rows.add(QUERY, RUNNING, |row| row.by_ratio().floor(floor).goal(goal));
+    rows.add(QUERY, OWN_DSTREAM, Row::by_share);
     Ok(rows.rows)
 }

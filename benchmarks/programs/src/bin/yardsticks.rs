@@ -7,6 +7,7 @@ use millstream_benchmark_programs::{
     Error, corpus,
     handwritten::{self, Counted, Words},
     scheduler::{self, Load},
+    tables::{self, Groups},
 };
 use millstream_common::time::SystemClock;
 use serde_json::json;
@@ -36,6 +37,28 @@ enum What {
         lines: u64,
         #[arg(long)]
         partitions: i32,
+    },
+    /// Writes files of ten employees
+    WriteEmployees {
+        folder: PathBuf,
+        #[arg(long)]
+        files: u64,
+    },
+    /// Writes files of numbered groups, two a batch
+    WriteGroups {
+        folder: PathBuf,
+        /// Groups there are
+        #[arg(long)]
+        groups: u64,
+        /// Batches in which each comes once
+        #[arg(long)]
+        fills: u64,
+        /// Groups of each batch after that
+        #[arg(long)]
+        touched: u64,
+        /// Batches after that
+        #[arg(long)]
+        batches: u64,
     },
     /// Counts the words of files
     Files {
@@ -89,6 +112,22 @@ fn run(args: Args) -> Result<(), Error> {
             lines,
             partitions,
         } => corpus::send(&brokers, &topic, partitions, lines)?,
+        What::WriteEmployees { folder, files } => tables::write_employees(&folder, files)?,
+        What::WriteGroups {
+            folder,
+            groups,
+            fills,
+            touched,
+            batches,
+        } => {
+            let groups = Groups {
+                groups,
+                fills,
+                touched,
+                batches,
+            };
+            tables::write_groups(&folder, groups)?;
+        }
         What::Files { folder, words } => say(handwritten::count_files(&folder, words)?),
         What::Kafka {
             brokers,
