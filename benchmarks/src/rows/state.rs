@@ -127,6 +127,9 @@ fn sparks(setting: &Setting, rows: &Rows) -> Result<Option<Measured>, Error> {
     Ok(Some(measured))
 }
 
+/// One of the figures of a run.
+type Part = fn(&Measured) -> f64;
+
 fn in_words(groups: u64) -> String {
     match groups {
         millions if millions >= 1_000_000 => format!("{} M", millions / 1_000_000),
@@ -159,7 +162,7 @@ pub fn measure(setting: &Setting) -> Result<Vec<Row>, Error> {
             spark_times.push(theirs.millis);
         }
         times.push(own.millis);
-        let parts: [(&str, Unit, fn(&Measured) -> f64); 3] = [
+        let parts: [(&str, Unit, Part); 3] = [
             ("time of a batch", Unit::Millis, |run| run.millis),
             ("memory of all processes, most", Unit::Mebibytes, |run| {
                 run.peak
