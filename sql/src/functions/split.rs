@@ -73,40 +73,74 @@ impl ScalarUDFImpl for SplitFunction {
                 return Err(wrong("the limit of split is a literal number"));
             }
         };
-        let pattern = Regex::new(&pattern)
-            .map_err(|error| wrong(format!("`{pattern}` is no regular expression: {error}")))?;
-        let mut lists = ListBuilder::new(StringBuilder::new());
-        for text in texts.as_string::<i32>() {
+        let pattern = Pattern::of(&pattern)?;
+        let texts = texts.as_string::<i32>();
+        let values = StringBuilder::with_capacity(texts.len(), texts.value_data().len());
+        let mut lists = ListBuilder::with_capacity(values, texts.len());
+        for text in texts {
             let Some(text) = text else {
                 lists.append_null();
                 continue;
             };
-            for piece in pieces(text, &pattern, limit) {
-                lists.values().append_value(piece);
-            }
+            pattern.pieces(text, limit, |piece| lists.values().append_value(piece));
             lists.append(true);
         }
         Ok(ColumnarValue::Array(Arc::new(lists.finish())))
     }
 }
 
-/// As Java's `split`: a match without letters at the beginning cuts nothing off; a positive limit is the number of pieces at most.
-fn pieces<'t>(text: &'t str, pattern: &Regex, limit: i64) -> Vec<&'t str> {
-    let mut pieces = Vec::new();
+/// What texts are cut at. Most patterns are a letter or a few that stand for themselves, and are found faster without an automaton.
+enum Pattern {
+    Letter(char),
+    Letters(String),
+    Regex(Regex),
+}
+
+impl Pattern {
+    fn of(pattern: &str) -> Result<Self> {
+        let mut letters = pattern.chars();
+        if regex::escape(pattern) == pattern
+            && let Some(first) = letters.next()
+        {
+            return Ok(match letters.next() {
+                None => Self::Letter(first),
+                Some(_) => Self::Letters(pattern.to_owned()),
+            });
+        }
+        Regex::new(pattern)
+            .map(Self::Regex)
+            .map_err(|error| wrong(format!("`{pattern}` is no regular expression: {error}")))
+    }
+
+    /// As Java's `split`: a match without letters at the beginning cuts nothing off; a positive limit is the number of pieces at most.
+    fn pieces<'t>(&self, text: &'t str, limit: i64, each: impl FnMut(&'t str)) {
+        let most = match usize::try_from(limit) {
+            Ok(0) | Err(_) => usize::MAX,
+            Ok(most) => most,
+        };
+        match self {
+            Self::Letter(letter) => text.splitn(most, *letter).for_each(each),
+            Self::Letters(letters) => text.splitn(most, letters).for_each(each),
+            Self::Regex(regex) => cut(text, regex, most, each),
+        }
+    }
+}
+
+fn cut<'t>(text: &'t str, pattern: &Regex, most: usize, mut each: impl FnMut(&'t str)) {
+    let mut left = most;
     let mut from = 0;
-    let most = usize::try_from(limit).unwrap_or(0);
     for found in pattern.find_iter(text) {
-        if most > 0 && pieces.len() + 1 == most {
+        if left == 1 {
             break;
         }
         if found.end() == 0 || (found.is_empty() && found.start() == text.len()) {
             continue;
         }
-        pieces.push(&text[from..found.start()]);
+        each(&text[from..found.start()]);
+        left -= 1;
         from = found.end();
     }
-    pieces.push(&text[from..]);
-    pieces
+    each(&text[from..]);
 }
 
 #[cfg(test)]
@@ -116,11 +150,18 @@ mod tests {
     #[test]
     fn pieces_are_as_java_cuts_them() {
         let cut = |text: &'static str, pattern: &str, limit| {
-            pieces(text, &Regex::new(pattern).unwrap(), limit)
+            let mut pieces = Vec::new();
+            let pattern = Pattern::of(pattern).unwrap();
+            pattern.pieces(text, limit, |piece| pieces.push(piece));
+            pieces
         };
         assert_eq!(cut("a b  c", " ", -1), ["a", "b", "", "c"]);
         assert_eq!(cut("a,b,", ",", -1), ["a", "b", ""]);
         assert_eq!(cut("a,b,c", ",", 2), ["a", "b,c"]);
+        assert_eq!(cut("a,b,c", ",", 0), ["a", "b", "c"]);
+        assert_eq!(cut("a.b.c", "[.]", 2), ["a", "b.c"]);
+        assert_eq!(cut("a, b, ", ", ", -1), ["a", "b", ""]);
+        assert_eq!(cut("a.b", ".", -1), ["", "", "", ""]);
         assert_eq!(cut("oneAtwoBthree", "[AB]", -1), ["one", "two", "three"]);
         assert_eq!(cut("", ",", -1), [""]);
         assert_eq!(cut(",a", ",", -1), ["", "a"]);
