@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{ArrayRef, AsArray, ListBuilder, StringBuilder},
+    array::{Array, ArrayRef, AsArray, ListBuilder, StringBuilder},
     compute::cast,
     datatypes::{DataType, Field},
 };
