@@ -20,7 +20,6 @@ mod example;
 mod faults;
 mod fixed;
 mod job;
-mod kafka;
 mod local;
 mod matrix;
 mod mixed;
