@@ -30,7 +30,7 @@ use crate::{
 
 /// What strikes while a process waits at the point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stroke {
+enum Stroke {
     /// The executor that is there is killed, else any; a new one comes.
     ExecutorKilled,
     /// All are killed, new ones come.
@@ -109,10 +109,10 @@ const IN_DRIVER: [(Query, &str); 10] = [
 
 /// One of the matrix.
 #[derive(Clone, Copy, Debug)]
-pub struct Case {
-    pub query: Query,
-    pub point: &'static str,
-    pub stroke: Stroke,
+struct Case {
+    query: Query,
+    point: &'static str,
+    stroke: Stroke,
 }
 
 impl Case {
@@ -140,7 +140,7 @@ impl Case {
     }
 
     /// Runs the query, strikes at the point, and compares all that came out.
-    pub fn run(&self) {
+    fn run(&self) {
         if self.stroke == Stroke::BrokerKilled {
             let broker = KafkaBroker::start().unwrap();
             let scene = Scene::on(self.query, broker.client());

@@ -6,13 +6,12 @@
 //! - `faults`: processes that die under a growing table
 //! - `fixed`: reading what is there, in one go
 //! - `job`: a query over a folder of employees' files
-//! - `kafka`: queries over Kafka that lose processes
 //! - `local`: a session in this process, and its folders
-//! - `matrix`: every fault at every point of those queries
+//! - `matrix`: queries over Kafka that lose processes: every fault at every point
 //! - `mixed`: a query that two builds write to Kafka
 //! - `plain`: executors of the plain program
 //! - `printing`: what the console shows
-//! - `scene`: those queries, their input and what must come of it
+//! - `scene`: the matrix's queries, their input and what must come of it
 
 mod bad_input;
 mod changing;
