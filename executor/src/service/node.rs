@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, sync::oneshot, task};
 
 use crate::{
+    background::Background,
     blocks::{BlockStore, SpillFolder},
     fetch::Peers,
     ledger::Ledger,
@@ -61,9 +62,10 @@ impl Node {
                 timeout,
             ))
         });
+        let background = Background::new(options.cores, Arc::clone(&clock), metrics.clone());
         let runner = Runner::start(options.cores.max(1), &clock, &metrics)?;
         Ok(Self {
-            states: Arc::new(States::new(config)),
+            states: Arc::new(States::new(config, Arc::clone(&budget), background)),
             ledger: Mutex::new(Ledger::new()),
             wake: Notify::new(),
             store,
