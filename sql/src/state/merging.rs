@@ -64,11 +64,7 @@ pub(super) fn due(weights: &[usize], groups: usize, taken: usize) -> Option<usiz
 }
 
 /// Where these segments have the run, if they do; one whose removals were left out must be the oldest.
-pub(super) fn position(
-    segments: &[Segment],
-    run: &[StateFile],
-    is_oldest: bool,
-) -> Option<usize> {
+pub(super) fn position(segments: &[Segment], run: &[StateFile], is_oldest: bool) -> Option<usize> {
     let first = run.first()?;
     let at = segments.iter().position(|segment| segment.file == *first)?;
     let there = segments.get(at..at + run.len())?;
@@ -99,7 +95,12 @@ pub(super) struct Merged {
 
 impl Job {
     /// Asks for a merge of these segments; none where too many are waiting already.
-    pub(super) fn start(run: &[Segment], is_oldest: bool, layout: &Layout, io: &StateIo<'_>) -> Option<Self> {
+    pub(super) fn start(
+        run: &[Segment],
+        is_oldest: bool,
+        layout: &Layout,
+        io: &StateIo<'_>,
+    ) -> Option<Self> {
         let (sender, receiver) = mpsc::sync_channel(1);
         let cancel = CancelToken::new();
         let work = Work {
@@ -243,9 +244,7 @@ impl Work {
         self.cancel.check()?;
         let bytes = file::encode(&content.rows, &content.removed).map_err(task_failure)?;
         self.cancel.check()?;
-        let spare = self
-            .folder
-            .write_spare(self.task, &self.operator, &bytes)?;
+        let spare = self.folder.write_spare(self.task, &self.operator, &bytes)?;
         Ok(Merged {
             content: Arc::new(content),
             spare,

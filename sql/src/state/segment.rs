@@ -89,11 +89,7 @@ impl Content {
 
     /// What a run of segments comes to: of each key what the newest of them says. `is_oldest` says that nothing is before the run, so nothing is there that a
     /// removal could be of.
-    pub(super) fn merged(
-        run: &[Segment],
-        is_oldest: bool,
-        layout: &Layout,
-    ) -> Result<Self, Error> {
+    pub(super) fn merged(run: &[Segment], is_oldest: bool, layout: &Layout) -> Result<Self, Error> {
         let most = run.iter().map(|segment| segment.content.weight()).sum();
         let mut seen: HashSet<&[u8]> = HashSet::with_capacity(most);
         let mut places: Vec<(u16, Place)> = Vec::with_capacity(most);

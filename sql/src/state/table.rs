@@ -220,7 +220,10 @@ impl GroupTable {
             Some(pending) => &pending.segments,
             None => &self.segments,
         };
-        Ok(segments.iter().map(|segment| segment.file.clone()).collect())
+        Ok(segments
+            .iter()
+            .map(|segment| segment.file.clone())
+            .collect())
     }
 
     fn write_delta(
@@ -294,11 +297,7 @@ impl GroupTable {
     }
 
     /// The segments with the result of a job in place of its run; without it where its file is gone, and then the job is too.
-    fn adopt(
-        &mut self,
-        number: usize,
-        io: &StateIo<'_>,
-    ) -> Result<Option<Vec<Segment>>, Failure> {
+    fn adopt(&mut self, number: usize, io: &StateIo<'_>) -> Result<Option<Vec<Segment>>, Failure> {
         let job = &self.jobs[number];
         let at = merging::position(&self.segments, &job.run, job.is_oldest);
         let adopted = match at {
@@ -360,7 +359,9 @@ impl GroupTable {
 
     pub(super) fn rows_in_memory(&self) -> usize {
         let segments = self.segments.iter();
-        segments.map(|segment| segment.content.rows.num_rows()).sum()
+        segments
+            .map(|segment| segment.content.rows.num_rows())
+            .sum()
     }
 }
 
@@ -370,7 +371,10 @@ fn is_of(segments: &[Segment], files: &[StateFile]) -> bool {
 
 /// The newest row of each key that isn't gone.
 fn newest(segments: &[Segment]) -> Vec<(&[u8], Place)> {
-    let most = segments.iter().map(|segment| segment.content.weight()).sum();
+    let most = segments
+        .iter()
+        .map(|segment| segment.content.weight())
+        .sum();
     let mut seen: HashSet<&[u8]> = HashSet::with_capacity(most);
     let mut rows = Vec::new();
     for (number, segment) in segments.iter().enumerate().rev() {

@@ -254,7 +254,15 @@ fn step() -> impl Strategy<Value = Step> {
         prop::bool::weighted(0.05),
     )
         .prop_map(
-            |(changes, removals, (is_lost, earlier_wins), moves, background, sweeps, loses_spares)| Step {
+            |(
+                changes,
+                removals,
+                (is_lost, earlier_wins),
+                moves,
+                background,
+                sweeps,
+                loses_spares,
+            )| Step {
                 removals: removals
                     .into_iter()
                     .filter(|key| !changes.contains_key(key))
@@ -392,7 +400,10 @@ fn a_batch_merges_nothing_and_a_later_one_adopts_what_was_merged() {
     assert_eq!(adopted[1..], committed[MERGED_AT_ONCE..]);
     fixture.align(&mut table, &adopted);
     fixture.sweep(&adopted);
-    let spare = fixture.names().into_iter().find(|name| name.ends_with(".merging"));
+    let spare = fixture
+        .names()
+        .into_iter()
+        .find(|name| name.ends_with(".merging"));
     assert_eq!(spare, None, "it goes once its second name counts");
     let mut restored = GroupTable::new(layout());
     assert!(fixture.align(&mut restored, &adopted));
@@ -519,9 +530,16 @@ fn what_is_merged_without_its_removals_replaces_only_the_oldest() {
     };
     assert_eq!(at(&committed, true), Some(0));
     let moved: Vec<StateFile> = committed[4..].iter().chain(run).cloned().collect();
-    assert_eq!((at(&moved, true), at(&moved, false)), (None, Some(MERGED_AT_ONCE - 3)));
+    assert_eq!(
+        (at(&moved, true), at(&moved, false)),
+        (None, Some(MERGED_AT_ONCE - 3))
+    );
     assert_eq!(at(&committed[1..], false), None, "it lacks one of them");
-    let parted = [committed[0].clone(), committed[2].clone(), committed[1].clone()];
+    let parted = [
+        committed[0].clone(),
+        committed[2].clone(),
+        committed[1].clone(),
+    ];
     assert_eq!(at(&parted, false), None);
 }
 
@@ -537,7 +555,11 @@ fn what_is_due_leaves_out_what_is_being_merged() {
     let superseded = [FEW_ROWS, FEW_ROWS];
     assert_eq!(merging::due(&superseded, 10, 0), Some(0));
     assert_eq!(merging::due(&superseded, 10, 1), None);
-    assert_eq!(merging::due(&[3 * FEW_ROWS], 10, 0), None, "nothing to merge it with");
+    assert_eq!(
+        merging::due(&[3 * FEW_ROWS], 10, 0),
+        None,
+        "nothing to merge it with"
+    );
 }
 
 #[test]
@@ -552,7 +574,11 @@ fn segments_stay_few_and_old_rows_are_let_go() {
         fixture.align(&mut table, &committed);
         let after = fixture.change(&mut table, &rows, &[]);
         let is_new = |file: &&StateFile| !committed.contains(*file);
-        written += after.iter().filter(is_new).map(|file| file.length).sum::<u64>();
+        written += after
+            .iter()
+            .filter(is_new)
+            .map(|file| file.length)
+            .sum::<u64>();
         committed = after;
         fixture.commit();
         fixture.run_background(1);
