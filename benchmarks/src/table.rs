@@ -140,15 +140,23 @@ impl Row {
         self
     }
 
-    /// How many times as good as the peer ours is.
+    /// How many times as good as the peer ours is: the median of the rounds' ratios, as a machine's speed changes from minute to minute; without a
+    /// sample of both in each round, the ratio of the medians.
     pub fn ratio(&self) -> Option<f64> {
         let (_, peer) = self.peer.as_ref()?;
-        let (better, worse) = if self.ours.unit.more_is_better() {
-            (self.ours.value, peer.value)
-        } else {
-            (peer.value, self.ours.value)
+        let ratio = |ours: f64, theirs: f64| {
+            let (better, worse) = match self.ours.unit.more_is_better() {
+                true => (ours, theirs),
+                false => (theirs, ours),
+            };
+            (worse > 0.0).then(|| better / worse)
         };
-        (worse > 0.0).then(|| better / worse)
+        if self.ours.samples.len() != peer.samples.len() {
+            return ratio(self.ours.value, peer.value);
+        }
+        let rounds = self.ours.samples.iter().zip(&peer.samples);
+        let ratios: Option<Vec<f64>> = rounds.map(|(ours, theirs)| ratio(*ours, *theirs)).collect();
+        ratios.map(|ratios| samples::median(&ratios))
     }
 
     /// All that is known of the row.
@@ -254,6 +262,20 @@ mod tests {
         let time =
             Row::of("time", figure(Unit::Millis, 5.0)).beside("Spark", figure(Unit::Millis, 100.0));
         assert_eq!(time.ratio(), Some(20.0));
+    }
+
+    #[test]
+    fn rounds_are_compared_with_themselves() {
+        // Twice as fast in each round, on a machine that gets slower.
+        let ours = Figure::median(Unit::LinesPerSecond, vec![8e6, 2e6, 4e6]);
+        let theirs = Figure::median(Unit::LinesPerSecond, vec![4e6, 1e6, 2e6]);
+        let other_order = Figure::median(Unit::LinesPerSecond, vec![4e6, 3e6, 2e6]);
+        let row = Row::of("rate", ours);
+        assert_eq!(row.clone().beside("peer", theirs).ratio(), Some(2.0));
+        assert_eq!(row.clone().beside("peer", other_order).ratio(), Some(2.0));
+        // Without a round of both.
+        let one = Figure::median(Unit::LinesPerSecond, vec![2e6]);
+        assert_eq!(row.beside("peer", one).ratio(), Some(2.0));
     }
 
     #[test]

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    failure::Failure,
-    ids::{BatchId, Epoch, ExecutorId, OutputIndex, QueryId, SourceId, StageId, TaskId},
+    failure::{Failure, FailureKind},
+    ids::{BatchId, BlockId, Epoch, ExecutorId, OutputIndex, QueryId, SourceId, StageId, TaskId},
     time::BatchTime,
 };
 
@@ -236,6 +236,24 @@ pub struct BlockLocation {
     pub address: String,
     /// Size and checksum as its writer reported them.
     pub meta: BlockMeta,
+}
+
+impl BlockLocation {
+    /// That what came from there is not what its writer made; the block is made again.
+    pub fn damaged(&self, reason: &str) -> Failure {
+        let block = BlockId {
+            task: self.task,
+            exchange: self.exchange,
+            partition: self.partition,
+        };
+        Failure::new(
+            FailureKind::FetchFailed {
+                block,
+                executor: self.executor,
+            },
+            format!("{block} from {} is damaged: {reason}", self.address),
+        )
+    }
 }
 
 /// What the writer of a block says of it.

@@ -101,32 +101,21 @@ impl<'t, 'a, T: DeserializeOwned> BlockRows<'t, 'a, T> {
                 rows: frame.rows,
                 offset: 0,
             }),
-            Err(reason) => Err(self.damaged(location, reason)),
+            Err(reason) => Err(self.damaged(location, &reason)),
         }
     }
 
-    fn damaged(&self, location: usize, reason: String) -> Failure {
-        let Some(location) = self.locations.get(location) else {
-            return Failure::new(
+    fn damaged(&self, location: usize, reason: &str) -> Failure {
+        match self.locations.get(location) {
+            Some(location) => location.damaged(reason),
+            None => Failure::new(
                 FailureKind::Internal,
                 format!(
                     "a frame came for block {location} of a list of {}",
                     self.locations.len()
                 ),
-            );
-        };
-        let block = BlockId {
-            task: location.task,
-            exchange: location.exchange,
-            partition: location.partition,
-        };
-        Failure::new(
-            FailureKind::FetchFailed {
-                block,
-                executor: location.executor,
-            },
-            format!("{block} from {} is damaged: {reason}", location.address),
-        )
+            ),
+        }
     }
 }
 

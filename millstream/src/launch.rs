@@ -76,6 +76,27 @@ pub struct Ready {
     pub executors: Vec<u32>,
 }
 
+impl Ready {
+    /// Of this process, told in the log.
+    pub(crate) fn told(
+        driver: Option<SocketAddr>,
+        http: Option<SocketAddr>,
+        children: Option<&Children>,
+        master: Master,
+    ) -> Self {
+        let ready = Self {
+            driver: driver.map(|address| address.to_string()),
+            http: http.map(|address| address.to_string()),
+            process_id: std::process::id(),
+            executors: children
+                .map(|children| children.ids().lock().clone())
+                .unwrap_or_default(),
+        };
+        tracing::info!(driver = ready.driver, http = ready.http, %master, "the driver serves");
+        ready
+    }
+}
+
 /// Runs `job` as the command line says, and gives the process's exit code. The job function is called on the driver and on every executor; given the
 /// same arguments it must build the same graph.
 pub fn launch<A, J>(job: J) -> ExitCode
@@ -236,18 +257,12 @@ impl Driving {
 
     fn ready(&self) -> Ready {
         let running = &self.running;
-        let ready = Ready {
-            driver: running.address().map(|address| address.to_string()),
-            http: running.http().map(|address| address.to_string()),
-            process_id: std::process::id(),
-            executors: self
-                .children
-                .as_ref()
-                .map(|children| children.ids().lock().clone())
-                .unwrap_or_default(),
-        };
-        tracing::info!(driver = ready.driver, http = ready.http, master = %self.master, "the driver serves");
-        ready
+        Ready::told(
+            running.address(),
+            running.http(),
+            self.children.as_ref(),
+            self.master,
+        )
     }
 
     /// Waits for the application's end.

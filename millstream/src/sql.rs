@@ -123,16 +123,12 @@ where
     let driver = (session.address(), session.cluster());
     let children = start_children_of(driver, runtime, master, &config)?;
     watch_signals(&session)?;
-    let ready = Ready {
-        driver: session.address().map(|address| address.to_string()),
-        http: session.http().map(|address| address.to_string()),
-        process_id: std::process::id(),
-        executors: children
-            .as_ref()
-            .map(|children| children.ids().lock().clone())
-            .unwrap_or_default(),
-    };
-    tracing::info!(driver = ready.driver, http = ready.http, %master, "the driver serves");
+    let ready = Ready::told(
+        session.address(),
+        session.http(),
+        children.as_ref(),
+        master,
+    );
     if let Some(path) = &flags.ready_file {
         write_ready(path, &ready)?;
     }

@@ -246,22 +246,11 @@ impl ExchangeReader {
     }
 
     fn damaged(&self, location: usize, reason: &str) -> Failure {
-        let Some(location) = self.locations.get(location) else {
-            return task_failure(Error::internal(
+        match self.locations.get(location) {
+            Some(location) => location.damaged(reason),
+            None => task_failure(Error::internal(
                 "a frame came for a block that was not asked for",
-            ));
-        };
-        let block = BlockId {
-            task: location.task,
-            exchange: location.exchange,
-            partition: location.partition,
-        };
-        Failure::new(
-            FailureKind::FetchFailed {
-                block,
-                executor: location.executor,
-            },
-            format!("{block} from {} is damaged: {reason}", location.address),
-        )
+            )),
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 mod changing;
 mod event_time;
+mod expressions;
 mod functions;
 mod golden;
 mod managing;

@@ -40,7 +40,7 @@ declare_keys! {
         "stop.timeout" STOP_TIMEOUT: Duration = Duration::from_secs(10), [Duration::ZERO, DAY];
         /// Bytes of encoded rows that one output of a batch may bring to the driver (collect, callbacks); more fails the batch.
         "collect.max_bytes" COLLECT_MAX_BYTES: ByteSize = ByteSize::mib(64), [ByteSize::kib(1), ByteSize::gib(64)];
-        /// The time zone of times that outputs print. Without a value, the driver's own.
+        /// The time zone of times that outputs print, and in which Structured Streaming reads and casts times that name none. Without a value, the driver's own.
         "time.zone" TIME_ZONE: Option<ZoneName> = None;
     }
 

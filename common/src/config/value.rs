@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::address::{Address, Advertised};
+use crate::failure::{Failure, FailureKind, Retry};
 
 /// A type that a configuration key can have.
 pub trait Setting: Clone + Send + Sync + 'static {
@@ -316,8 +317,13 @@ impl ZoneName {
     /// # Errors
     ///
     /// The database has no such zone, or the machine has no database.
-    pub fn zone(&self) -> Result<jiff::tz::TimeZone, jiff::Error> {
-        jiff::tz::TimeZone::get(&self.0)
+    pub fn zone(&self) -> Result<jiff::tz::TimeZone, Failure> {
+        jiff::tz::TimeZone::get(&self.0).map_err(|error| {
+            let message = format!("time.zone is {}, which this machine doesn't know", self.0);
+            Failure::caused_by(FailureKind::Io, message, &error)
+                .with_code("config.time_zone")
+                .with_retry(Retry::Never)
+        })
     }
 
     fn read(text: &str) -> Option<Self> {

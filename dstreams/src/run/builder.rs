@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 use jiff::tz::TimeZone;
 use millstream_common::{
     config::{self, Config, keys},
-    failure::{Failure, FailureKind, Retry},
     protocol::Application,
     time::{Clock, SystemClock},
 };
@@ -139,15 +138,7 @@ impl Builder {
                 source,
             })?;
         let time_zone = match config.get(keys::TIME_ZONE) {
-            Some(zone) => zone.zone().map_err(|error| {
-                let message = format!(
-                    "time.zone is {}, which this machine doesn't know",
-                    zone.as_str()
-                );
-                Failure::caused_by(FailureKind::Io, message, &error)
-                    .with_code("config.time_zone")
-                    .with_retry(Retry::Never)
-            })?,
+            Some(zone) => zone.zone()?,
             None => TimeZone::system(),
         };
         let opened = config.clone();

@@ -30,7 +30,7 @@ fn pages() -> Vec<(PathBuf, String)> {
         "CHANGELOG.md",
     ];
     let mut paths: Vec<PathBuf> = top.iter().map(PathBuf::from).collect();
-    for folder in ["docs", "docs/design"] {
+    for folder in ["docs", "docs/design", "docs/structured"] {
         for entry in fs::read_dir(root().join(folder)).unwrap() {
             let name = entry.unwrap().file_name();
             let path = Path::new(folder).join(name);

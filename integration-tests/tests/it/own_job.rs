@@ -67,6 +67,14 @@ pub(crate) fn tool() -> &'static Path {
     })
 }
 
+/// An example of the workspace, built if it isn't.
+pub(crate) fn example(name: &str) -> PathBuf {
+    let mut build = cargo(checkout(), "build");
+    build.args(["--workspace", "--example", name, "--test", "it"]);
+    run("cargo", &build);
+    profile_folder().join("examples").join(name)
+}
+
 /// The crate that `millstream new` wrote.
 struct OwnJob {
     folder: tempfile::TempDir,

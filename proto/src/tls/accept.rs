@@ -1,7 +1,7 @@
 //! A listener whose connections have passed the handshake. Each handshake has a task and a deadline of its own: one that stalls holds up nobody.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
@@ -32,13 +32,15 @@ use super::{
 
 /// Connections that may be in their handshake; further ones wait in the system's queue.
 const HANDSHAKES: usize = 512;
+/// How many of them one address may have: nobody keeps the others out alone.
+const HANDSHAKES_OF_ONE: usize = HANDSHAKES / 4;
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// Connections that wait for the server to take them.
 const ACCEPTED: usize = 64;
 /// How long a connection may take until its first call is let in.
 const STRANGER_TIME: Duration = Duration::from_secs(30);
-/// How long a client of HTTP may keep its connection open for later.
-const SILENT_TIME: Duration = Duration::from_secs(120);
+/// How long a client of HTTP may keep its connection without taking an answer.
+const IDLE_TIME: Duration = Duration::from_secs(120);
 /// The most connections of a gRPC port...
 const GRPC_LINES: u64 = 16 * 1024;
 /// ... and of an HTTP port.
@@ -69,6 +71,8 @@ pub(super) enum Protocol {
 pub(super) struct Bounds {
     pub(super) lines: usize,
     pub(super) terms: Terms,
+    /// How long a handshake may take.
+    pub(super) handshake: Duration,
 }
 
 impl Bounds {
@@ -76,13 +80,15 @@ impl Bounds {
         Self {
             lines: lines(open_files::limit(), 2, GRPC_LINES),
             terms: Terms::Vouched(STRANGER_TIME),
+            handshake: HANDSHAKE_TIME,
         }
     }
 
     pub(super) fn of_http() -> Self {
         Self {
             lines: lines(open_files::limit(), 8, HTTP_LINES),
-            terms: Terms::Busy(SILENT_TIME),
+            terms: Terms::Answered(IDLE_TIME),
+            handshake: HANDSHAKE_TIME,
         }
     }
 }
@@ -125,6 +131,7 @@ impl Incoming {
             bounds,
             clock: SystemClock::new(),
             logged: Mutex::default(),
+            begun: Mutex::default(),
         });
         let accepting = tokio::spawn(gate.accept_all(listener, sender)).abort_handle();
         Self {
@@ -186,6 +193,26 @@ struct Gate {
     bounds: Bounds,
     clock: SystemClock,
     logged: Mutex<HashSet<(IpAddr, &'static str)>>,
+    /// Handshakes that have begun, by address.
+    begun: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// One of an address's handshakes, until it is dropped.
+struct Begun {
+    gate: Arc<Gate>,
+    peer: IpAddr,
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        let mut begun = self.gate.begun.lock();
+        if let Some(count) = begun.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                begun.remove(&self.peer);
+            }
+        }
+    }
 }
 
 impl Gate {
@@ -222,11 +249,18 @@ impl Gate {
                     continue;
                 }
             };
+            let Some(begun) = self.begin(peer.ip()) else {
+                tracing::debug!(port = self.port, %peer, "an address has as many handshakes as it may");
+                continue;
+            };
             let gate = Arc::clone(&self);
             let sender = sender.clone();
             handshakes.spawn(async move {
                 let _start = start;
-                let deadline = gate.clock.until(gate.clock.now().after(HANDSHAKE_TIME));
+                let _begun = begun;
+                let deadline = gate
+                    .clock
+                    .until(gate.clock.now().after(gate.bounds.handshake));
                 let line = tokio::select! {
                     line = gate.admit(stream, peer, place) => line,
                     () = deadline => None,
@@ -238,6 +272,20 @@ impl Gate {
             });
             while handshakes.try_join_next().is_some() {}
         }
+    }
+
+    /// Nothing when the address has as many handshakes as it may; its connection is then closed, and an honest one comes again.
+    fn begin(self: &Arc<Self>, peer: IpAddr) -> Option<Begun> {
+        let mut begun = self.begun.lock();
+        let count = begun.entry(peer).or_default();
+        if *count >= HANDSHAKES_OF_ONE {
+            return None;
+        }
+        *count += 1;
+        Some(Begun {
+            gate: Arc::clone(self),
+            peer,
+        })
     }
 
     /// Says that the system gives no connections; what a peer did to its own is no news.

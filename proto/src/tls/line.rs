@@ -78,7 +78,7 @@ impl Line {
         }
     }
 
-    /// An accepted connection that stays silent, or a stranger's, ends.
+    /// An accepted connection that is owed no answer, or a stranger's, ends.
     fn keep_terms<T>(
         &mut self,
         polled: Poll<io::Result<T>>,
@@ -88,16 +88,15 @@ impl Line {
             return polled;
         };
         if polled.is_ready() {
-            stay.stirred();
             return polled;
         }
         stay.poll_over(context)
             .map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 
-    fn stirred<T>(&mut self, polled: &Poll<io::Result<T>>) {
+    fn answered<T>(&mut self, polled: &Poll<io::Result<T>>) {
         if let (Some(stay), Poll::Ready(Ok(_))) = (&mut self.stay, polled) {
-            stay.stirred();
+            stay.answered();
         }
     }
 
@@ -153,7 +152,7 @@ impl AsyncWrite for Line {
             Io::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
             Io::Tls(stream) => Pin::new(stream.as_mut()).poll_write(context, bytes),
         };
-        self.stirred(&polled);
+        self.answered(&polled);
         self.note(polled)
     }
 
@@ -166,7 +165,7 @@ impl AsyncWrite for Line {
             Io::Plain(stream) => Pin::new(stream).poll_write_vectored(context, bytes),
             Io::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(context, bytes),
         };
-        self.stirred(&polled);
+        self.answered(&polled);
         self.note(polled)
     }
 

@@ -32,8 +32,8 @@ impl Guest {
 pub(super) enum Terms {
     /// Have a call let in within this time; then it may stay.
     Vouched(Duration),
-    /// Send or take something at least this often.
-    Busy(Duration),
+    /// Take something of an answer at least this often; what it sends doesn't count, as it could be a byte at a time for ever.
+    Answered(Duration),
 }
 
 /// An accepted connection's place. Given back when dropped.
@@ -60,9 +60,9 @@ impl Stay {
         self.guest.clone()
     }
 
-    /// Bytes came or went.
-    pub(super) fn stirred(&mut self) {
-        if matches!(self.terms, Terms::Busy(_)) {
+    /// Bytes went.
+    pub(super) fn answered(&mut self) {
+        if matches!(self.terms, Terms::Answered(_)) {
             self.timer = None;
         }
     }
@@ -74,7 +74,7 @@ impl Stay {
                 self.timer = None;
                 return Poll::Pending;
             }
-            Terms::Vouched(time) | Terms::Busy(time) => time,
+            Terms::Vouched(time) | Terms::Answered(time) => time,
         };
         let clock = &self.clock;
         let timer = self

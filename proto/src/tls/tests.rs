@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
@@ -18,8 +19,8 @@ use rcgen::{
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    time::timeout,
+    net::{TcpListener, TcpSocket, TcpStream},
+    time::{interval, timeout},
 };
 use tokio_rustls::{
     TlsConnector,
@@ -130,6 +131,7 @@ async fn serve_two() -> (Uri, Arc<AtomicUsize>) {
     let bounds = Bounds {
         lines: 2,
         terms: Terms::Vouched(Duration::from_millis(100)),
+        handshake: DEADLINE,
     };
     let mut incoming = Incoming::start(
         listener,
@@ -162,6 +164,83 @@ async fn serve_two() -> (Uri, Arc<AtomicUsize>) {
         }
     });
     (format!("http://{address}").parse().expect("address"), most)
+}
+
+/// The silent connections come from one address, the honest one from another of this machine.
+#[tokio::test]
+async fn silent_connections_of_one_address_keep_no_other_out() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = listener.local_addr().expect("address");
+    let bounds = Bounds {
+        handshake: 10 * DEADLINE,
+        ..Bounds::of_grpc()
+    };
+    let mut incoming = Incoming::start(
+        listener,
+        None,
+        "test.listen",
+        accept::Protocol::Grpc,
+        bounds,
+    );
+    let mut silent = Vec::new();
+    for _ in 0..520 {
+        silent.push(TcpStream::connect(address).await.expect("connects"));
+    }
+    let socket = TcpSocket::new_v4().expect("a socket");
+    let other = SocketAddr::from(([127, 0, 0, 2], 0));
+    socket.bind(other).expect("binds");
+    let mut honest = socket.connect(address).await.expect("connects");
+    honest.write_u8(7).await.expect("written");
+    let (_, peer) = timeout(DEADLINE, incoming.next_line())
+        .await
+        .expect("in time");
+    assert_eq!(peer.ip(), other.ip());
+    drop(silent);
+}
+
+#[tokio::test]
+async fn a_byte_now_and_then_keeps_no_place() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = listener.local_addr().expect("address");
+    let bounds = Bounds {
+        lines: 2,
+        terms: Terms::Answered(Duration::from_millis(200)),
+        handshake: DEADLINE,
+    };
+    let mut incoming = Incoming::start(
+        listener,
+        None,
+        "test.listen",
+        accept::Protocol::Http,
+        bounds,
+    );
+    let served = tokio::spawn(async move {
+        let (mut line, _) = incoming.next_line().await;
+        let mut bytes = 0;
+        loop {
+            match line.read_u8().await {
+                Ok(_) => bytes += 1,
+                Err(error) => return (bytes, error.kind()),
+            }
+        }
+    });
+    let mut slow = TcpStream::connect(address).await.expect("connects");
+    let dripping = async {
+        let mut every = interval(Duration::from_millis(20));
+        loop {
+            every.tick().await;
+            // Cut in the end.
+            if slow.write_u8(b'G').await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    let ended = tokio::select! {
+        ended = timeout(DEADLINE, served) => ended.expect("in time").expect("no panic"),
+        () = dripping => unreachable!("it drips on"),
+    };
+    assert!(ended.0 > 0);
+    assert_eq!(ended.1, std::io::ErrorKind::TimedOut);
 }
 
 #[tokio::test]

@@ -8,7 +8,6 @@ use std::{
 use jiff::tz::TimeZone;
 use millstream_common::{
     config::{self, Config, keys},
-    failure::{Failure, FailureKind, Retry},
     time::{Clock, SystemClock},
 };
 use millstream_dstreams::{Console, Master};
@@ -118,15 +117,7 @@ impl SessionBuilder {
     pub fn build(self) -> Result<Session, Error> {
         let config = self.config.build()?;
         let zone = match config.get(keys::TIME_ZONE) {
-            Some(zone) => zone.zone().map_err(|error| {
-                let message = format!(
-                    "time.zone is {}, which this machine doesn't know",
-                    zone.as_str()
-                );
-                Failure::caused_by(FailureKind::Io, message, &error)
-                    .with_code("config.time_zone")
-                    .with_retry(Retry::Never)
-            })?,
+            Some(zone) => zone.zone()?,
             None => TimeZone::system(),
         };
         // Executors need a name for it; a system without one has the time of Greenwich.

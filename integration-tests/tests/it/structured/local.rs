@@ -47,7 +47,7 @@ impl Folder {
             .conf("checkpoint.fsync", false)
             .conf("time.zone", "UTC");
         for (key, value) in configuration {
-            config = config.conf(key, value);
+            config = config.conf(*key, *value);
         }
         Session::builder()
             .config(&config.build().unwrap())

@@ -340,7 +340,7 @@ fn all_cases() -> Vec<Case> {
             if fits {
                 cases.push(Case {
                     query: *query,
-                    point: *point,
+                    point,
                     stroke,
                 });
             }

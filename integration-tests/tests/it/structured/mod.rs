@@ -2,6 +2,7 @@
 //!
 //! - `bad_input`: files that aren't as they should be, and checkpoints of something else
 //! - `changing`: queries that go on as another one
+//! - `example`: the example of the pages
 //! - `faults`: processes that die under a growing table
 //! - `fixed`: reading what is there, in one go
 //! - `job`: a query over a folder of employees' files
@@ -15,6 +16,7 @@
 
 mod bad_input;
 mod changing;
+mod example;
 mod faults;
 mod fixed;
 mod job;
