@@ -116,11 +116,8 @@ impl StateFolder {
     ) -> Result<StateFile, Failure> {
         let name = file_name(task, operator, kind.extension());
         let path = self.checkpoint.join(&name);
-        let folder = path.parent().unwrap_or(&self.checkpoint);
-        let written = self
-            .write_content(&path, content)
-            .and_then(|()| self.sync_folder(folder));
-        written.map_err(|error| not_written(&path, &error))?;
+        self.write_durably(&path, content)
+            .map_err(|error| not_written(&path, &error))?;
         failpoint!(
             "executor.state.written",
             batch = task.batch,
@@ -150,6 +147,8 @@ impl StateFolder {
         content: &[u8],
     ) -> Result<SpareFile, Failure> {
         let path = self.checkpoint.join(file_name(task, operator, SPARE));
+        // Its folder is there, with the files that it is to replace.
+        let file = create(&path).map_err(|error| not_written(&path, &error))?;
         // What was written goes with it, whether or not that was all.
         let spare = SpareFile {
             folder: self.clone(),
@@ -159,7 +158,7 @@ impl StateFolder {
             length: content.len() as u64,
             checksum: xxh3_64(content),
         };
-        self.write_content(&spare.path, content)
+        self.fill(file, content)
             .map_err(|error| not_written(&spare.path, &error))?;
         failpoint!(
             "executor.state.merged",
@@ -171,15 +170,22 @@ impl StateFolder {
         Ok(spare)
     }
 
-    /// Writes a new file; its name is durable once its folder is.
-    fn write_content(&self, path: &Path, content: &[u8]) -> std::io::Result<()> {
-        let mut file = match File::create(path) {
+    /// Writes a new file and its name.
+    fn write_durably(&self, path: &Path, content: &[u8]) -> std::io::Result<()> {
+        let folder = path.parent().unwrap_or(&self.checkpoint);
+        let file = match create(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                self.make_folder(path.parent().unwrap_or(&self.checkpoint))?;
-                File::create(path)?
+                self.make_folder(folder)?;
+                create(path)?
             }
             opened => opened?,
         };
+        self.fill(file, content)?;
+        self.sync_folder(folder)
+    }
+
+    /// Writes what a new file holds; its name is durable once its folder is.
+    fn fill(&self, mut file: File, content: &[u8]) -> std::io::Result<()> {
         file.write_all(content)?;
         if self.fsync {
             file.sync_data()?;
@@ -298,6 +304,11 @@ impl Drop for SpareFile {
         // One that stays is swept by the driver.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// A file that wasn't there. One that is there is never written over: what it holds may have other names, which commits list.
+fn create(path: &Path) -> std::io::Result<File> {
+    File::options().write(true).create_new(true).open(path)
 }
 
 fn not_written(path: &Path, error: &std::io::Error) -> Failure {

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
+    thread::{self, JoinHandle},
 };
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
@@ -23,13 +23,18 @@ const FEWEST: u32 = 2;
 /// One thread for so many task slots.
 const SLOTS: u32 = 4;
 
-/// The threads. Work that waits when this is dropped isn't run; what runs then goes on to its end, or the process's.
+/// The threads. Work that waits when this is closed or dropped isn't run; what runs then goes on to its end, or the process's.
 pub(crate) struct Background {
     threads: u32,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
-    queue: Mutex<Option<Sender<BackgroundWork>>>,
+    running: Mutex<Option<Running>>,
     is_closed: Arc<AtomicBool>,
+}
+
+struct Running {
+    queue: Sender<BackgroundWork>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Background {
@@ -39,7 +44,7 @@ impl Background {
             threads: (slots / SLOTS).max(FEWEST),
             clock,
             metrics,
-            queue: Mutex::new(None),
+            running: Mutex::new(None),
             is_closed: Arc::default(),
         }
     }
@@ -50,26 +55,40 @@ impl Background {
         Self::new(1, clock, Metrics::of_executor())
     }
 
-    /// Queues work; gives it back where the queue is full or the system refuses threads.
+    /// Queues work; gives it back where the queue is full, the system refuses threads, or this is closed.
     pub(crate) fn submit(&self, work: BackgroundWork) -> Result<(), BackgroundWork> {
-        let mut queue = self.queue.lock();
-        let sent = match &*queue {
-            Some(queue) => queue.try_send(work),
-            None => {
-                let started = self.start();
-                let sent = started.try_send(work);
-                *queue = Some(started);
-                sent
-            }
-        };
-        sent.map_err(|refused| match refused {
+        let mut running = self.running.lock();
+        if self.is_closed.load(Ordering::Relaxed) {
+            return Err(work);
+        }
+        let queue = &running.get_or_insert_with(|| self.start()).queue;
+        queue.try_send(work).map_err(|refused| match refused {
             TrySendError::Full(work) | TrySendError::Disconnected(work) => work,
         })
     }
 
+    /// Takes no more work, drops what waits, and waits for what runs.
+    pub(crate) fn close(&self) {
+        let running = {
+            let mut running = self.running.lock();
+            self.is_closed.store(true, Ordering::Relaxed);
+            running.take()
+        };
+        let Some(Running { queue, threads }) = running else {
+            return;
+        };
+        drop(queue);
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread beside the tasks ended by a panic");
+            }
+        }
+    }
+
     /// With no thread at all the queue is one that nobody reads: work is given back.
-    fn start(&self) -> Sender<BackgroundWork> {
-        let (sender, receiver) = crossbeam_channel::bounded(QUEUE);
+    fn start(&self) -> Running {
+        let (queue, receiver) = crossbeam_channel::bounded(QUEUE);
+        let mut threads = Vec::new();
         for number in 0..self.threads {
             let worker = Worker {
                 queue: receiver.clone(),
@@ -80,11 +99,14 @@ impl Background {
             let started = thread::Builder::new()
                 .name(format!("background-{number}"))
                 .spawn(move || worker.run());
-            if let Err(error) = started {
-                tracing::warn!(%error, "the system refuses a thread for work beside the tasks");
+            match started {
+                Ok(thread) => threads.push(thread),
+                Err(error) => {
+                    tracing::warn!(%error, "the system refuses a thread for work beside the tasks");
+                }
             }
         }
-        sender
+        Running { queue, threads }
     }
 }
 
@@ -143,6 +165,30 @@ mod tests {
             .collect();
         done.sort_unstable();
         assert_eq!(done, (0..10).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn closing_waits_for_what_runs_and_refuses_more() {
+        let background = Background::for_tests();
+        let (started, is_started) = mpsc::channel();
+        let (go_on, may_go_on) = mpsc::channel::<()>();
+        let is_done = Arc::new(AtomicBool::new(false));
+        let done = Arc::clone(&is_done);
+        let submitted = background.submit(Box::new(move || {
+            started.send(()).expect("the test waits");
+            may_go_on.recv_timeout(DEADLINE).expect("told");
+            done.store(true, Ordering::SeqCst);
+        }));
+        assert!(submitted.is_ok());
+        is_started.recv_timeout(DEADLINE).expect("started");
+        thread::scope(|scope| {
+            let closing = scope.spawn(|| background.close());
+            go_on.send(()).expect("it waits");
+            closing.join().expect("closed");
+        });
+        assert!(is_done.load(Ordering::SeqCst));
+        assert!(background.submit(Box::new(|| ())).is_err());
+        background.close();
     }
 
     #[test]

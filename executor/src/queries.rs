@@ -171,11 +171,18 @@ impl States {
         let gone: Vec<Cell> = cells
             .extract_if(|key, cell| !stays(key, cell))
             .map(|(_, cell)| cell)
+            .inspect(|cell| {
+                self.budget.state_changed(cell.bytes, 0);
+            })
             .collect();
         drop(cells);
-        for cell in gone {
-            self.budget.state_changed(cell.bytes, 0);
-        }
+        drop(gone);
+    }
+
+    /// Forgets all state and ends the threads beside the tasks; waits for them.
+    pub(crate) fn close(&self) {
+        self.retain_cells(|_, _| false);
+        self.background.close();
     }
 }
 
@@ -194,13 +201,17 @@ impl StateServices for States {
     fn folder(&self, query: QueryId) -> Option<StateFolder> {
         self.folders.lock().get(&query).cloned()
     }
+
     fn holds(&self, key: &StateKey, bytes: u64) {
-        let before = match self.cells.lock().get_mut(key) {
-            Some(cell) => std::mem::replace(&mut cell.bytes, bytes),
-            // It was forgotten while its task ran.
-            None => return,
+        let mut cells = self.cells.lock();
+        // Where it isn't there, it was forgotten while its task ran.
+        let Some(cell) = cells.get_mut(key) else {
+            return;
         };
-        if self.budget.state_changed(before, bytes) {
+        let before = std::mem::replace(&mut cell.bytes, bytes);
+        let is_past = self.budget.state_changed(before, bytes);
+        drop(cells);
+        if is_past {
             tracing::warn!(
                 state_bytes = self.budget.state_bytes(),
                 "the state of queries is larger than memory.budget: blocks go to disk, and tasks that hold memory run one at a time; raise memory.budget or add executors"

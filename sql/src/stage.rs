@@ -1,6 +1,7 @@
 //! A stage's code: decodes its plan for the task, feeds its leaves, and takes its rows where they go.
 
 use std::{
+    any::Any,
     cell::RefCell,
     collections::VecDeque,
     future::poll_fn,
@@ -25,9 +26,10 @@ use millstream_common::{
     time::{Clock, SystemClock},
 };
 use millstream_dataflow::{
-    program::{StageProgram, TaskContext},
-    state::{StateFolder, StateKey, StateServices},
+    program::{CancelToken, StageProgram, TaskContext},
+    state::{StateCell, StateFolder, StateKey, StateServices},
 };
+use parking_lot::MutexGuard;
 use tokio::runtime::Runtime;
 
 use crate::{
@@ -328,7 +330,16 @@ impl SqlStage {
             partition: task.id.partition,
         };
         let cell = kept.cell(&key, task.id.batch);
-        let mut cell = cell.lock();
+        let mut cell = match cell.try_lock() {
+            Some(cell) => cell,
+            None => {
+                // Whoever has it may wait for memory.
+                held.settle(0, &task.cancel)?;
+                let locked = lock(&cell, &task.cancel)?;
+                held.settle(bytes, &task.cancel)?;
+                locked
+            }
+        };
         let known = cell
             .take()
             .and_then(|known| known.downcast::<GroupTable>().ok())
@@ -462,9 +473,25 @@ impl SqlStage {
     }
 }
 
+/// Waits for a state partition that another attempt has.
+fn lock<'c>(
+    cell: &'c StateCell,
+    cancel: &CancelToken,
+) -> Result<MutexGuard<'c, Option<Box<dyn Any + Send>>>, Failure> {
+    loop {
+        if let Some(locked) = cell.try_lock_for(CELL_WAIT) {
+            return Ok(locked);
+        }
+        cancel.check()?;
+    }
+}
+
 fn micros(taken: Duration) -> u64 {
     u64::try_from(taken.as_micros()).unwrap_or(u64::MAX)
 }
+
+/// How long a task that waits for a state partition waits before it looks at its cancel token again.
+const CELL_WAIT: Duration = Duration::from_millis(20);
 
 /// So often merged rows are merged again.
 const MOST_MERGES: usize = 4;
