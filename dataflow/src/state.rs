@@ -414,6 +414,8 @@ mod tests {
     fn a_spare_file_gets_a_name_for_each_attempt_that_takes_it_and_goes_without_them() {
         let folder = tempfile::tempdir().expect("folder");
         let state = StateFolder::new(folder.path(), true);
+        let before = state.write(task(), "aggregate-0", FileKind::Delta, b"some of it");
+        before.expect("written");
         let spare = state
             .write_spare(task(), "aggregate-0", b"all of it")
             .expect("written");
@@ -441,9 +443,31 @@ mod tests {
     }
 
     #[test]
+    fn what_is_there_is_never_written_over() {
+        let folder = tempfile::tempdir().expect("folder");
+        let state = StateFolder::new(folder.path(), false);
+        let first = state.write(task(), "aggregate-0", FileKind::Delta, b"first");
+        let first = first.expect("written");
+        let spare = state.write_spare(task(), "aggregate-0", b"merged");
+        let adopted = spare
+            .expect("written")
+            .adopt(task(), FileKind::Merged)
+            .expect("linked")
+            .expect("there");
+        for kind in [FileKind::Delta, FileKind::Merged] {
+            let again = state.write(task(), "aggregate-0", kind, b"again");
+            assert_eq!(again.expect_err("refused").kind, FailureKind::Io);
+        }
+        assert_eq!(state.read(&first).expect("read"), "first");
+        assert_eq!(state.read(&adopted).expect("read"), "merged");
+    }
+
+    #[test]
     fn a_spare_file_that_was_swept_is_told() {
         let folder = tempfile::tempdir().expect("folder");
         let state = StateFolder::new(folder.path(), false);
+        let before = state.write(task(), "aggregate-0", FileKind::Delta, b"");
+        before.expect("written");
         let spare = state.write_spare(task(), "aggregate-0", b"x");
         let spare = spare.expect("written");
         fs::remove_file(&spare.path).expect("remove");

@@ -246,7 +246,7 @@ struct Step {
 fn step() -> impl Strategy<Value = Step> {
     (
         prop::collection::btree_map(0u8..40, any::<i64>(), 0..12),
-        prop::collection::vec(0u8..40, 0..5),
+        prop::collection::btree_set(0u8..40, 0..5),
         (prop::bool::weighted(0.2), prop::bool::weighted(0.3)),
         prop::bool::weighted(0.1),
         (0usize..3, 0usize..2),
