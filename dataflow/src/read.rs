@@ -7,7 +7,6 @@ use millstream_common::{
     codec,
     failure::{Failure, FailureKind},
     frame::{Frame, MAX_FRAME_BYTES},
-    ids::BlockId,
     protocol::BlockLocation,
     text::Block,
 };
@@ -196,7 +195,8 @@ pub fn read<T: Data>(list: usize, texts: Texts) -> Opener<T> {
 #[cfg(test)]
 mod tests {
     use millstream_common::{
-        failure::FailureKind, protocol::BlockMeta, routing::PartitionCount, text::Text,
+        failure::FailureKind, ids::BlockId, protocol::BlockMeta, routing::PartitionCount,
+        text::Text,
     };
     use proptest::prelude::*;
 

@@ -123,12 +123,7 @@ where
     let driver = (session.address(), session.cluster());
     let children = start_children_of(driver, runtime, master, &config)?;
     watch_signals(&session)?;
-    let ready = Ready::told(
-        session.address(),
-        session.http(),
-        children.as_ref(),
-        master,
-    );
+    let ready = Ready::told(session.address(), session.http(), children.as_ref(), master);
     if let Some(path) = &flags.ready_file {
         write_ready(path, &ready)?;
     }

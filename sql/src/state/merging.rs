@@ -126,9 +126,20 @@ impl Job {
         })
     }
 
-    /// Whether there is a result.
-    pub(super) fn is_done(&self) -> bool {
-        matches!(self.progress, Progress::Done(_))
+    /// The result, if there is one.
+    pub(super) fn done(&self) -> Option<&Arc<Content>> {
+        match &self.progress {
+            Progress::Running(_) => None,
+            Progress::Done(merged) => Some(&merged.content),
+        }
+    }
+
+    /// While it runs: the bytes that the result may come to, about.
+    pub(super) fn to_come(&self) -> usize {
+        match &self.progress {
+            Progress::Running(_) => self.memory,
+            Progress::Done(_) => 0,
+        }
     }
 
     /// Takes what came since.
@@ -176,14 +187,6 @@ impl Job {
             content: Arc::clone(&merged.content),
             file,
         }))
-    }
-
-    /// Bytes, about; while it runs, what it may come to.
-    pub(super) fn memory(&self) -> usize {
-        match &self.progress {
-            Progress::Running(_) => self.memory,
-            Progress::Done(merged) => merged.content.memory(),
-        }
     }
 }
 

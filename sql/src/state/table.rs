@@ -65,16 +65,19 @@ impl GroupTable {
         })
     }
 
-    /// Bytes in memory, about, with what is being merged.
+    /// Bytes in memory, about, with the uncommitted changes and what is being merged.
     pub(crate) fn memory(&self) -> usize {
-        let segments = self.segments.iter();
-        let segments: usize = segments.map(|segment| segment.content.memory()).sum();
-        let delta = self
-            .pending
-            .as_ref()
-            .and_then(|pending| pending.delta.as_ref());
-        let jobs: usize = self.jobs.iter().map(Job::memory).sum();
-        segments + delta.map_or(0, |delta| delta.memory()) + jobs + self.timers.memory()
+        let pending = self.pending.iter().flat_map(|pending| &pending.segments);
+        let segments = self.segments.iter().chain(pending);
+        let held = segments.map(|segment| &segment.content);
+        let mut seen = HashSet::new();
+        let held: usize = held
+            .chain(self.jobs.iter().filter_map(Job::done))
+            .filter(|content| seen.insert(Arc::as_ptr(content)))
+            .map(|content| content.memory())
+            .sum();
+        let to_come: usize = self.jobs.iter().map(Job::to_come).sum();
+        held + to_come + self.timers.memory()
     }
 
     /// Becomes the state that consists of these files: as it is, with the uncommitted changes, or with what must be read. Says whether anything was read.
@@ -268,7 +271,7 @@ impl GroupTable {
                 Err(failure) => self.merge_failed(number, &failure, io),
             }
         }
-        let is_done = |job: &Job| job.is_done();
+        let is_done = |job: &Job| job.done().is_some();
         if let Some(done) = self.jobs.iter().position(is_done)
             && let Some(adopted) = self.adopt(done, io)?
         {

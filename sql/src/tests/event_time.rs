@@ -86,7 +86,7 @@ fn of_a_union_the_first_input_says_whether_its_times_are_event_times() {
     let total: u64 = query
         .recent_progress()
         .iter()
-        .map(|batch| batch.sink.num_output_rows as u64)
+        .map(|batch| batch.sink.num_output_rows)
         .sum();
     assert_eq!(total, 2);
     query.stop().unwrap();
@@ -105,7 +105,7 @@ fn of_a_union_the_first_input_says_whether_its_times_are_event_times() {
             .iter()
             .map(|batch| batch.num_input_rows)
             .sum::<u64>(),
-        0
+        3
     );
     query.stop().unwrap();
     fixture.session.stop().unwrap();

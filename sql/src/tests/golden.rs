@@ -334,14 +334,13 @@ fn documented() -> Vec<String> {
         else {
             continue;
         };
-        for name in first.split(',') {
-            let name = name.trim();
-            if let Some(name) = name
-                .strip_prefix('`')
-                .and_then(|name| name.strip_suffix('`'))
-            {
-                names.push(name.to_owned());
-            }
+        let cells = first.split(',').map(|name| {
+            let name = name.trim().strip_prefix('`')?.strip_suffix('`')?;
+            Some(name.to_owned())
+        });
+        // Other rows begin with words.
+        if let Some(of_row) = cells.collect::<Option<Vec<String>>>() {
+            names.extend(of_row);
         }
     }
     names

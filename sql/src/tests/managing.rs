@@ -215,7 +215,10 @@ fn what_a_query_kept_for_itself_goes_with_it() {
     let again = stream.to_df().write_stream().format("noop");
     let refused = again.query_name("counts").start().unwrap_err();
     assert!(refused.to_string().contains("already active"), "{refused}");
-    assert_eq!(session.temporary_folders(), [kept_folder.clone()]);
+    assert_eq!(
+        session.temporary_folders(),
+        std::slice::from_ref(&kept_folder)
+    );
     session.stop().unwrap();
     assert!(!kept_folder.exists());
 }

@@ -196,6 +196,16 @@ mod tests {
             source: "kafka-0".to_owned(),
             partition: "lines-3".to_owned(),
         });
+        let operator = OperatorLabels {
+            query: "q1".to_owned(),
+            operator: "aggregate-0".to_owned(),
+        };
+        driver.state_rows.with(&operator);
+        driver.state_memory.with(&operator);
+        driver.state_file_bytes.with(&operator);
+        driver.state_rows_updated.with(&operator);
+        driver.state_rows_removed.with(&operator);
+        driver.state_late_rows.with(&operator);
         let text = metrics.encode();
         for spec in specs() {
             // OpenMetrics names a counter's family without the suffix.

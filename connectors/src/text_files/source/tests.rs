@@ -254,6 +254,7 @@ fn a_file_that_is_not_as_planned_stops_the_query_or_is_read_as_far_as_it_goes() 
             fs::write(&path, content).unwrap();
         }
         folder.settings.on_changed = OnChanged::Fail;
+        folder.settings.on_missing = OnChanged::Fail;
         let failure = read(&folder.settings).unwrap_err();
         assert_eq!(
             (&failure.kind, failure.retry),
@@ -261,6 +262,7 @@ fn a_file_that_is_not_as_planned_stops_the_query_or_is_read_as_far_as_it_goes() 
         );
         assert!(failure.message.contains(found), "{failure}");
         folder.settings.on_changed = OnChanged::Warn;
+        folder.settings.on_missing = OnChanged::Warn;
         assert_eq!(read(&folder.settings).unwrap(), rows);
     }
 }

@@ -133,7 +133,7 @@ fn bytes_that_are_not_text_follow_the_mode() {
 #[test]
 fn a_line_beyond_the_configured_length_is_named_with_the_way_out() {
     let folder = Folder::new();
-    let session = folder.session(&[("input.max_record_bytes", "20")]);
+    let session = folder.session(&[("input.max_record_bytes", "20B")]);
     folder.put("1", format!("1,{}\n2,bob\n", "x".repeat(30)));
     let query = folder.copy(csv(&folder, &session, &[]));
     let texts = [
@@ -362,7 +362,7 @@ fn times_without_a_zone_are_of_the_sessions_zone() {
         .unwrap()
         .create_or_replace_temp_view("times")
         .unwrap();
-    let query = "SELECT CAST(at AS BIGINT) / 1000000 AS second FROM times";
+    let query = "SELECT unix_seconds(at) AS second FROM times";
     assert_eq!(
         finish(&session, &folder.copy(session.sql(query).unwrap())),
         1

@@ -16,13 +16,13 @@ fn survives(query: Query, point: &'static str, stroke: Stroke) {
 
 #[test]
 fn minutes_come_out_once_when_an_executor_dies_with_its_state_written() {
-    let point = "executor.state.durable@batch=2";
+    let point = "executor.state.durable@batch=3";
     survives(Query::Windows, point, Stroke::ExecutorKilled);
 }
 
 #[test]
 fn minutes_come_out_once_when_the_driver_dies_between_commit_and_files() {
-    let point = "sink.files.publish@batch=2,done=2";
+    let point = "sink.files.publish@batch=3,done=2";
     survives(Query::Windows, point, Stroke::DriverKilled);
 }
 
