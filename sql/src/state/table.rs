@@ -190,7 +190,7 @@ impl GroupTable {
         segment::gather(segments, &places, &self.layout.schema)
     }
 
-    /// Takes a batch's changes: new rows, each key once, and keys that go. They are written, and count once a commit lists the files that this gives.
+    /// Takes a batch's changes: new rows and keys that go, each key once. They are written, and count once a commit lists the files that this gives.
     /// Merges that are done are adopted; one that is due is begun.
     pub(crate) fn change(
         &mut self,
