@@ -134,13 +134,12 @@ impl Content {
         for (row, key) in (0u32..).zip(self.keys.iter()) {
             index.insert_unique(hash(key), row, hasher);
         }
-        let mut entry = u32::try_from(self.keys.len()).unwrap_or(u32::MAX);
-        for key in &self.removed {
+        let first_removed = u32::try_from(self.keys.len()).unwrap_or(u32::MAX);
+        for (entry, key) in (first_removed..).zip(&self.removed) {
             let is_it = |known: &u32| self.key(*known) == &key[..];
             if let Entry::Vacant(none) = index.entry(hash(key), is_it, hasher) {
                 none.insert(entry);
             }
-            entry += 1;
         }
         Ok(index)
     }
