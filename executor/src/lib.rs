@@ -4,6 +4,7 @@
 //! so a task that computes never delays a heartbeat.
 //!
 //! Layout:
+//! - `background`: work beside the tasks, on a few threads
 //! - [`blocks`]: blocks in memory under a budget, else on local disk
 //! - [`fetch`]: reading blocks, own and remote, in the order asked
 //! - `ledger`: what was asked of this executor and what came of it; pure
@@ -16,6 +17,7 @@
 //! - `services`: what a running task gets
 //! - [`transport`]: the link to the driver: gRPC, or within the process
 
+mod background;
 pub mod blocks;
 pub mod fetch;
 mod ledger;

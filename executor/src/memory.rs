@@ -1,6 +1,7 @@
-//! The executor's memory budget: what blocks, fetches in flight and tasks hold, counted in one place.
+//! The executor's memory budget: what blocks, fetches in flight, tasks and state hold, counted in one place.
 //!
-//! Blocks give way to all else by going to disk, fetches by not running ahead, and tasks by waiting for each other.
+//! Blocks give way to all else by going to disk, fetches by not running ahead, and tasks by waiting for each other. State gives way to nothing: it is needed
+//! by the next batch. Where it alone is over the budget, blocks go to disk, nothing is fetched ahead, and tasks that hold memory run one at a time.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -27,6 +28,7 @@ pub struct MemoryBudget {
     fetches: AtomicU64,
     /// The sum of what `holders` hold, for those who only want to know that.
     tasks: AtomicU64,
+    states: AtomicU64,
     holders: Mutex<Holders>,
     given_back: Condvar,
 }
@@ -54,6 +56,7 @@ impl MemoryBudget {
             blocks: AtomicU64::new(0),
             fetches: AtomicU64::new(0),
             tasks: AtomicU64::new(0),
+            states: AtomicU64::new(0),
             holders: Mutex::default(),
             given_back: Condvar::new(),
         }
@@ -80,6 +83,25 @@ impl MemoryBudget {
         self.block_bytes()
             + self.fetches.load(Ordering::Relaxed)
             + self.tasks.load(Ordering::Relaxed)
+            + self.state_bytes()
+    }
+
+    /// Bytes of state that lives from batch to batch.
+    pub fn state_bytes(&self) -> u64 {
+        self.states.load(Ordering::Relaxed)
+    }
+
+    /// State that held `before` bytes holds `now`. Says whether that took all state together past the budget.
+    pub(crate) fn state_changed(&self, before: u64, now: u64) -> bool {
+        if now <= before {
+            subtract(&self.states, before - now);
+            self.given_back.notify_all();
+            return false;
+        }
+        let grown = now - before;
+        let all = self.states.fetch_add(grown, Ordering::Relaxed);
+        let limit = self.limit();
+        all <= limit && all.saturating_add(grown) > limit
     }
 
     /// Bytes of blocks in memory.
@@ -118,8 +140,8 @@ impl MemoryBudget {
         subtract(&self.fetches, bytes);
     }
 
-    /// Counts `bytes` more for the tables of a task. Where all tasks together would hold more than the budget, the task waits until others give back,
-    /// unless it is the one that has held memory for longest: that one goes on, so waiting always ends.
+    /// Counts `bytes` more for the tables of a task. Where all tasks and state together would hold more than the budget, the task waits until others give
+    /// back, unless it is the one that has held memory for longest: that one goes on, so waiting always ends.
     ///
     /// # Errors
     /// `OutOfMemory` when the task alone would hold more than the budget; `Cancelled` while it waits.
@@ -138,11 +160,11 @@ impl MemoryBudget {
                 return Err(Failure::new(
                     FailureKind::OutOfMemory,
                     format!(
-                        "the tables of a task want {wanted} bytes, memory.budget is {limit}: raise memory.budget or lower memory.spill_threshold"
+                        "the tables of a task want {wanted} bytes, memory.budget is {limit}: raise memory.budget, use more partitions, or lower memory.spill_threshold"
                     ),
                 ));
             }
-            let total = self.tasks.load(Ordering::Relaxed);
+            let total = self.tasks.load(Ordering::Relaxed) + self.state_bytes();
             if total.saturating_add(bytes) <= limit || holders.is_eldest(task) {
                 holders.add(task, bytes);
                 self.tasks.fetch_add(bytes, Ordering::Relaxed);
@@ -253,6 +275,30 @@ mod tests {
         });
         assert_eq!(budget.used(), 90);
         budget.give_back_of_task(task(1), 90);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn state_leaves_less_for_others_and_never_stops_all_of_them() {
+        let budget = MemoryBudget::new(100, 50);
+        assert!(!budget.state_changed(0, 80));
+        assert!(!budget.allows_read_ahead() && !budget.blocks_are_over());
+        budget.add_blocks(30);
+        assert!(budget.blocks_are_over(), "80 of state and 30 of blocks");
+        budget.remove_blocks(30);
+        let cancel = CancelToken::new();
+        budget.take_for_task(task(0), 10, &cancel).expect("fits");
+        let refused = CancelToken::new();
+        refused.cancel();
+        let waits = budget.take_for_task(task(1), 20, &refused);
+        assert_eq!(waits.expect_err("10 are left").kind, FailureKind::Cancelled);
+        assert!(budget.state_changed(80, 120), "past the budget");
+        assert!(!budget.state_changed(120, 130), "once");
+        budget
+            .take_for_task(task(0), 60, &cancel)
+            .expect("the eldest goes on");
+        budget.give_back_of_task(task(0), 70);
+        budget.state_changed(130, 0);
         assert_eq!(budget.used(), 0);
     }
 

@@ -16,11 +16,11 @@ use millstream_common::{
 };
 use millstream_dataflow::{
     program::{Programs, StageProgram, TaskContext},
-    state::{StateCell, StateFolder, StateKey, StateServices},
+    state::{BackgroundWork, StateCell, StateFolder, StateKey, StateServices},
 };
 use parking_lot::Mutex;
 
-use crate::service::unshared;
+use crate::{background::Background, memory::MemoryBudget, service::unshared};
 
 /// State partitions that no task of this executor used for so many batches have gone elsewhere.
 const UNUSED_BATCHES: u64 = 100;
@@ -111,19 +111,25 @@ pub(crate) struct States {
     cells: Mutex<HashMap<StateKey, Cell>>,
     folders: Mutex<HashMap<QueryId, StateFolder>>,
     fsync: AtomicBool,
+    budget: Arc<MemoryBudget>,
+    background: Background,
 }
 
 struct Cell {
     state: StateCell,
     used: BatchId,
+    /// What the state says that it holds.
+    bytes: u64,
 }
 
 impl States {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config, budget: Arc<MemoryBudget>, background: Background) -> Self {
         Self {
             cells: Mutex::default(),
             folders: Mutex::default(),
             fsync: AtomicBool::new(config.get(keys::CHECKPOINT_FSYNC)),
+            budget,
+            background,
         }
     }
 
@@ -149,16 +155,34 @@ impl States {
 
     /// Forgets the state of queries that the driver no longer names.
     pub(crate) fn retain(&self, named: impl Fn(QueryId) -> bool) {
-        self.cells.lock().retain(|key, _| named(key.query));
+        self.retain_cells(|key, _| named(key.query));
         self.folders.lock().retain(|query, _| named(*query));
     }
 
     /// A batch is over; state that was not used for long is somewhere else by now.
     pub(crate) fn batch_is_over(&self, query: QueryId, batch: BatchId) {
-        let mut cells = self.cells.lock();
-        cells.retain(|key, cell| {
+        self.retain_cells(|key, cell| {
             key.query != query || cell.used.0.saturating_add(UNUSED_BATCHES) >= batch.0
         });
+    }
+
+    fn retain_cells(&self, stays: impl Fn(&StateKey, &Cell) -> bool) {
+        let mut cells = self.cells.lock();
+        let gone: Vec<Cell> = cells
+            .extract_if(|key, cell| !stays(key, cell))
+            .map(|(_, cell)| cell)
+            .inspect(|cell| {
+                self.budget.state_changed(cell.bytes, 0);
+            })
+            .collect();
+        drop(cells);
+        drop(gone);
+    }
+
+    /// Forgets all state and ends the threads beside the tasks; waits for them.
+    pub(crate) fn close(&self) {
+        self.retain_cells(|_, _| false);
+        self.background.close();
     }
 }
 
@@ -168,6 +192,7 @@ impl StateServices for States {
         let cell = cells.entry(key.clone()).or_insert_with(|| Cell {
             state: StateCell::default(),
             used: batch,
+            bytes: 0,
         });
         cell.used = cell.used.max(batch);
         Arc::clone(&cell.state)
@@ -175,5 +200,63 @@ impl StateServices for States {
 
     fn folder(&self, query: QueryId) -> Option<StateFolder> {
         self.folders.lock().get(&query).cloned()
+    }
+
+    fn holds(&self, key: &StateKey, bytes: u64) {
+        let mut cells = self.cells.lock();
+        // Where it isn't there, it was forgotten while its task ran.
+        let Some(cell) = cells.get_mut(key) else {
+            return;
+        };
+        let before = std::mem::replace(&mut cell.bytes, bytes);
+        let is_past = self.budget.state_changed(before, bytes);
+        drop(cells);
+        if is_past {
+            tracing::warn!(
+                state_bytes = self.budget.state_bytes(),
+                "the state of queries is larger than memory.budget: blocks go to disk, and tasks that hold memory run one at a time; raise memory.budget or add executors"
+            );
+        }
+    }
+
+    fn in_background(&self, work: BackgroundWork) -> Result<(), BackgroundWork> {
+        self.background.submit(work)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::query;
+
+    use super::*;
+
+    fn key(partition: u32) -> StateKey {
+        StateKey {
+            query: query(),
+            operator: "aggregate-0".to_owned(),
+            partition,
+        }
+    }
+
+    #[test]
+    fn what_state_holds_counts_until_its_partition_is_elsewhere() {
+        let budget = Arc::new(MemoryBudget::new(1_000, 500));
+        let states = States::new(
+            &Config::default(),
+            Arc::clone(&budget),
+            Background::for_tests(),
+        );
+        states.holds(&key(0), 5);
+        assert_eq!(budget.state_bytes(), 0, "nobody keeps it");
+        states.cell(&key(0), BatchId(0));
+        states.cell(&key(1), BatchId(200));
+        states.holds(&key(0), 300);
+        states.holds(&key(1), 200);
+        states.holds(&key(0), 100);
+        assert_eq!((budget.state_bytes(), budget.used()), (300, 300));
+        states.batch_is_over(query(), BatchId(200));
+        assert_eq!(budget.state_bytes(), 200);
+        states.retain(|_| false);
+        assert_eq!(budget.state_bytes(), 0);
     }
 }

@@ -300,7 +300,11 @@ mod tests {
             Arc::clone(&shelf.store),
             Arc::clone(&shelf.folder),
             fetcher,
-            Arc::new(crate::queries::States::new(&Default::default())),
+            Arc::new(crate::queries::States::new(
+                &Default::default(),
+                Arc::clone(&shelf.budget),
+                crate::background::Background::for_tests(),
+            )),
             tuning(),
         );
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());

@@ -248,4 +248,5 @@ fn observe_memory(metrics: &Metrics, budget: &MemoryBudget) {
     let metrics = metrics.executor();
     metrics.blocks_memory.set(gauge(budget.block_bytes()));
     metrics.memory_used.set(gauge(budget.used()));
+    metrics.state_memory.set(gauge(budget.state_bytes()));
 }

@@ -27,6 +27,11 @@ impl Keys {
         self.ends.len()
     }
 
+    pub(crate) fn push(&mut self, key: &[u8]) {
+        self.bytes.extend_from_slice(key);
+        self.ends.push(self.bytes.len());
+    }
+
     pub(crate) fn get(&self, row: usize) -> &[u8] {
         let start = match row {
             0 => 0,

@@ -17,6 +17,7 @@
 //! - `options`: options of readers and writers
 //! - [`output_mode`]: what a batch writes
 //! - `plan`: from a logical plan to stages
+//! - `pool`: what operators hold in memory, counted
 //! - `program`: a query as it travels to executors
 //! - [`progress`]: what a query tells of its batches
 //! - [`query`]: [`StreamingQuery`], a running query
@@ -44,6 +45,7 @@ mod keys;
 mod options;
 pub mod output_mode;
 mod plan;
+mod pool;
 mod program;
 pub mod progress;
 pub mod query;

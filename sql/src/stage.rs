@@ -1,6 +1,7 @@
 //! A stage's code: decodes its plan for the task, feeds its leaves, and takes its rows where they go.
 
 use std::{
+    any::Any,
     cell::RefCell,
     collections::VecDeque,
     future::poll_fn,
@@ -11,7 +12,7 @@ use std::{
 
 use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use datafusion::{
-    execution::{SendableRecordBatchStream, TaskContext as EngineContext},
+    execution::{SendableRecordBatchStream, memory_pool::MemoryPool},
     physical_plan::ExecutionPlanProperties,
 };
 use datafusion_proto::bytes::physical_plan_from_bytes_with_extension_codec;
@@ -25,9 +26,10 @@ use millstream_common::{
     time::{Clock, SystemClock},
 };
 use millstream_dataflow::{
-    program::{StageProgram, TaskContext},
-    state::{StateFolder, StateKey},
+    program::{CancelToken, StageProgram, TaskContext},
+    state::{StateCell, StateFolder, StateKey, StateServices},
 };
+use parking_lot::MutexGuard;
 use tokio::runtime::Runtime;
 
 use crate::{
@@ -38,10 +40,11 @@ use crate::{
     input::{Feed, InputCodec},
     ipc,
     keys::{self, Keys},
+    pool::{CountingPool, Held, memory_of},
     program::{Emit, ExitSpec, InputSpec, SchemaBytes, StageSpec, StateSpec},
     sinks::ExecutorSink,
     sources::{BatchReader, ExecutorSource},
-    state::{GroupTable, Layout, Over, in_time},
+    state::{GroupTable, Layout, Over, StateIo, in_time},
 };
 
 thread_local! {
@@ -248,7 +251,11 @@ impl SqlStage {
             codec.inputs.push((schema, feed.clone()));
             fed.push((feed, rows));
         }
-        let context: Arc<EngineContext> = self.context.task_ctx();
+        let mut memory = Memory {
+            pool: Arc::new(CountingPool::default()),
+            held: Held::new(task.services, task.id),
+        };
+        let context = memory.pool.context(&self.context);
         let plan = physical_plan_from_bytes_with_extension_codec(plan, &context, &codec)
             .map_err(|error| engine_failure(error.into()))?;
         let partitions = plan.output_partitioning().partition_count();
@@ -257,7 +264,7 @@ impl SqlStage {
                 let stream = plan
                     .execute(partition, Arc::clone(&context))
                     .map_err(|error| engine_failure(error.into()))?;
-                runtime.block_on(drain(stream, &mut fed, task, each))?;
+                runtime.block_on(drain(stream, &mut fed, &mut memory, task, each))?;
             }
             Ok(())
         })
@@ -307,9 +314,14 @@ impl SqlStage {
             .with_retry(Retry::Never)
         })?;
         let mut arrived = Vec::new();
+        let mut held = Held::new(task.services, task.id);
+        let mut bytes = 0;
         for (_, mut rows) in self.inputs(task)? {
             while let Some(batch) = rows.next(task)? {
-                arrived.push(in_time(batch, &state.spec, task).map_err(task_failure)?);
+                let batch = in_time(batch, &state.spec, task).map_err(task_failure)?;
+                bytes += memory_of(&batch);
+                held.settle(bytes, &task.cancel)?;
+                arrived.push(batch);
             }
         }
         let key = StateKey {
@@ -318,7 +330,16 @@ impl SqlStage {
             partition: task.id.partition,
         };
         let cell = kept.cell(&key, task.id.batch);
-        let mut cell = cell.lock();
+        let mut cell = match cell.try_lock() {
+            Some(cell) => cell,
+            None => {
+                // Whoever has it may wait for memory.
+                held.settle(0, &task.cancel)?;
+                let locked = lock(&cell, &task.cancel)?;
+                held.settle(bytes, &task.cancel)?;
+                locked
+            }
+        };
         let known = cell
             .take()
             .and_then(|known| known.downcast::<GroupTable>().ok())
@@ -327,11 +348,13 @@ impl SqlStage {
             Some(table) => table,
             None => Box::new(GroupTable::new(state.layout.clone())),
         };
-        let advanced = self.advance(state, &mut table, arrived, &folder, task);
+        let advanced = self.advance(state, &mut table, arrived, (kept, &folder), task);
+        kept.holds(&key, table.memory() as u64);
         // Changes that don't count are dropped by the next task.
         *cell = Some(table);
         drop(cell);
         let (given, files) = advanced?;
+        held.settle(memory_of(&given), &task.cancel)?;
         let rows = Rows::Given(VecDeque::from([given]));
         self.drive(
             &self.plan,
@@ -348,11 +371,11 @@ impl SqlStage {
         state: &State,
         table: &mut GroupTable,
         arrived: Vec<RecordBatch>,
-        folder: &StateFolder,
+        (services, folder): (&dyn StateServices, &StateFolder),
         task: &mut TaskContext<'_>,
     ) -> Result<(RecordBatch, Vec<StateFile>), Failure> {
         let before: Vec<StateFile> = std::mem::take(&mut task.state);
-        let restored = table.align(&before, &|file| folder.read(file))?;
+        let restored = table.align(&before, folder)?;
         if restored && !before.is_empty() {
             tracing::info!(
                 operator = state.spec.operator,
@@ -371,9 +394,14 @@ impl SqlStage {
         let parted = self.clock.now();
         task.counts.state_rows_updated += over.kept.num_rows() as u64;
         task.counts.state_rows_removed += over.removed.len() as u64;
-        let files = table.change(over.kept, over.removed, &mut |kind, content| {
-            folder.write(id, operator, kind, content)
-        })?;
+        let io = StateIo {
+            folder,
+            task: id,
+            operator,
+            services,
+            cancel: &task.cancel,
+        };
+        let files = table.change(&over.kept, over.removed, &io)?;
         failpoint!(
             "executor.state.durable",
             batch = id.batch,
@@ -445,9 +473,25 @@ impl SqlStage {
     }
 }
 
+/// Waits for a state partition that another attempt has.
+fn lock<'c>(
+    cell: &'c StateCell,
+    cancel: &CancelToken,
+) -> Result<MutexGuard<'c, Option<Box<dyn Any + Send>>>, Failure> {
+    loop {
+        if let Some(locked) = cell.try_lock_for(CELL_WAIT) {
+            return Ok(locked);
+        }
+        cancel.check()?;
+    }
+}
+
 fn micros(taken: Duration) -> u64 {
     u64::try_from(taken.as_micros()).unwrap_or(u64::MAX)
 }
+
+/// How long a task that waits for a state partition waits before it looks at its cancel token again.
+const CELL_WAIT: Duration = Duration::from_millis(20);
 
 /// So often merged rows are merged again.
 const MOST_MERGES: usize = 4;
@@ -501,6 +545,12 @@ impl StageProgram for SqlStage {
     }
 }
 
+/// What the plan of a task holds.
+struct Memory<'a> {
+    pool: Arc<CountingPool>,
+    held: Held<'a>,
+}
+
 /// What the engine says of a plan or of rows.
 fn engine_failure(error: Error) -> Failure {
     task_failure(error)
@@ -525,11 +575,12 @@ fn with_runtime<R>(use_it: impl FnOnce(&Runtime) -> Result<R, Failure>) -> Resul
 async fn drain<'t>(
     mut stream: SendableRecordBatchStream,
     inputs: &mut [(Feed, Rows)],
+    memory: &mut Memory<'t>,
     task: &mut TaskContext<'t>,
     each: &mut Each<'_, 't>,
 ) -> Result<(), Failure> {
     loop {
-        let next = poll_fn(|context| poll_fed(&mut stream, inputs, task, context)).await?;
+        let next = poll_fn(|context| poll_fed(&mut stream, inputs, memory, task, context)).await?;
         match next {
             Some(batch) => each(batch, task)?,
             None => return Ok(()),
@@ -540,11 +591,17 @@ async fn drain<'t>(
 fn poll_fed(
     stream: &mut SendableRecordBatchStream,
     inputs: &mut [(Feed, Rows)],
+    memory: &mut Memory<'_>,
     task: &mut TaskContext<'_>,
     context: &mut Context<'_>,
 ) -> Poll<Result<Option<RecordBatch>, Failure>> {
     loop {
-        match stream.as_mut().poll_next(context) {
+        let next = stream.as_mut().poll_next(context);
+        let reserved = memory.pool.reserved();
+        if let Err(failure) = memory.held.settle(reserved, &task.cancel) {
+            return Poll::Ready(Err(failure));
+        }
+        match next {
             Poll::Ready(None) => return Poll::Ready(Ok(None)),
             Poll::Ready(Some(Ok(batch))) => return Poll::Ready(Ok(Some(batch))),
             Poll::Ready(Some(Err(error))) => {

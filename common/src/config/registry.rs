@@ -128,8 +128,8 @@ declare_keys! {
     }
 
     section "Memory and shuffle" {
-        /// Memory of one executor for the tables of tasks, for blocks and for read-ahead. What does not fit is spilled or waits; a task
-        /// whose tables alone want more fails.
+        /// Memory of one executor for the tables of tasks, for blocks, for read-ahead and for the state of structured queries. What does
+        /// not fit is spilled or waits; a task whose tables alone want more fails. State stays, and leaves that much less for the rest.
         "memory.budget" MEMORY_BUDGET: ByteSize = ByteSize::mib(512), [ByteSize::mib(16), ByteSize::gib(4_096)], process;
         /// The share of `memory.budget` that blocks may fill before the oldest are moved to disk.
         "memory.block_fraction" MEMORY_BLOCK_FRACTION: f64 = 0.5, [0.05, 0.95], process;

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, sync::oneshot, task};
 
 use crate::{
+    background::Background,
     blocks::{BlockStore, SpillFolder},
     fetch::Peers,
     ledger::Ledger,
@@ -61,9 +62,10 @@ impl Node {
                 timeout,
             ))
         });
+        let background = Background::new(options.cores, Arc::clone(&clock), metrics.clone());
         let runner = Runner::start(options.cores.max(1), &clock, &metrics)?;
         Ok(Self {
-            states: Arc::new(States::new(config)),
+            states: Arc::new(States::new(config, Arc::clone(&budget), background)),
             ledger: Mutex::new(Ledger::new()),
             wake: Notify::new(),
             store,
@@ -129,16 +131,18 @@ impl Node {
         }
     }
 
-    /// Ends the slot threads, waiting for at most `grace`; a thread that user code holds goes with the process.
+    /// Ends the slot threads and those beside them, waiting for at most `grace`; a thread that user code holds goes with the process.
     pub(super) async fn stop(&self, clock: &Arc<dyn Clock>, grace: Duration) {
         let Some(runner) = self.runner.lock().take() else {
             return;
         };
         let (joined, ended) = oneshot::channel();
+        let states = Arc::clone(&self.states);
         let joiner = thread::Builder::new()
             .name("slots-end".to_owned())
             .spawn(move || {
                 runner.join();
+                states.close();
                 let _nobody_waits_any_more = joined.send(());
             });
         if joiner.is_err() {

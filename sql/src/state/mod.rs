@@ -1,30 +1,38 @@
 //! The state of an aggregate for one partition: its own changelog.
 //!
-//! Each batch's new group states are one segment: a record batch in memory and a file in the checkpoint, alike. An index says for each key in which segment
-//! its newest row is. Segments of like size are merged into larger ones now and then, so there are few of them, and a row is written again only
-//! about log(n) times.
+//! Each batch's new group states are one segment: a record batch in memory and a file in the checkpoint, alike. A segment never changes and has an index of its
+//! own keys; a key's newest row is in the newest segment that knows it. Segments of like size are merged into larger ones now and then, so there are
+//! few of them, and a row is written again only about log(n) times. Threads of the executor do that beside the tasks; a task only puts the result in the
+//! place of what was merged, so a batch costs what it touches.
 //!
 //! In memory there is what a commit lists, and beside it the changes of at most one batch that may not be committed. A task names the files that it goes on
-//! from: they tell whether those changes count, or don't, or whether everything must be read again.
+//! from: they tell whether those changes count, or don't, or which files must be read.
 //!
 //! Layout:
 //! - `file`: a segment as a file
+//! - `merging`: which segments are merged when, beside the tasks
 //! - `over`: what a watermark lets go
 //! - `segment`: a segment in memory
-//! - `table`: segments, their index, and merging
+//! - `table`: segments and the version that they make
 //! - `time`: event times of keys
+//! - `timers`: keys by when they are over
 
 mod file;
+mod merging;
 mod over;
 mod segment;
 mod table;
+#[cfg(test)]
+mod tests;
 mod time;
+mod timers;
 
 use arrow::{
     datatypes::{Field, SchemaRef},
     record_batch::RecordBatch,
 };
 
+pub(crate) use merging::StateIo;
 pub(crate) use over::{Over, in_time};
 pub(crate) use table::GroupTable;
 

@@ -83,6 +83,10 @@ declare_metrics! {
         "millstream_executor_spilled_bytes_total" spilled_bytes: Counter;
         /// Memory in use of `memory.budget`.
         "millstream_executor_memory_used_bytes" memory_used: Gauge;
+        /// The part of it that the state of queries holds.
+        "millstream_executor_state_memory_bytes" state_memory: Gauge;
+        /// Merging the files of a state partition beside the tasks.
+        "millstream_executor_state_merge_seconds" state_merge_duration: DurationHistogram;
         /// Rows written to sinks by tasks that succeeded.
         "millstream_executor_sink_rows_total" sink_rows: Counter;
     }

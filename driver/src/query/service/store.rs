@@ -204,11 +204,8 @@ impl Storage {
         epoch: Epoch,
     ) -> Result<(), StoreFailure> {
         let names = self.list(state::STATE).await?;
-        let is_left = |name: &String| {
-            let made = state::batch_and_epoch(name);
-            let is_old = made.is_some_and(|(batch, by)| batch <= through.0 && by <= epoch.0);
-            is_old && !reached.contains(name)
-        };
+        let is_left =
+            |name: &String| !reached.contains(name) && state::is_left(name, through, epoch);
         let left: Vec<String> = names.into_iter().filter(is_left).collect();
         self.delete(&left).await
     }

@@ -1,6 +1,6 @@
 //! Executors and drivers are killed in mid-batch; the table comes out right, and no state is counted twice.
 
-use millstream_integration_tests::cluster::{Cluster, Reached};
+use millstream_integration_tests::cluster::{Application, Cluster, Reached};
 
 use super::job::{Job, printed, wait_printed, wait_table};
 use crate::faults::scene::{executor_at, wait_connected};
@@ -69,6 +69,58 @@ fn all_executors_are_killed_and_new_ones_restore_the_state() {
     finish(&job, cluster);
 }
 
+/// An application that pauses at a point of the first merge that gets there, and its input: so many batches that tasks would wait for merges sooner or later.
+/// What a version needed goes soon after it.
+fn merging(job: &Job, point: &str) -> Application {
+    for _ in 0..100 {
+        job.send(40);
+    }
+    job.application(&["--max-files", "1"])
+        .conf("checkpoint.retained_batches", 5)
+        .failpoint(&format!("{point}=pause"))
+}
+
+fn executor_killed_merging(point: &str) {
+    let job = Job::new();
+    let cluster = merging(&job, point).start(2).unwrap();
+    let victim = executor_at(&cluster, point);
+    cluster.kill_executor(victim).unwrap();
+    finish(&job, cluster);
+}
+
+/// Kills the driver while an executor is at a point of a merge. That executor goes on once another driver has taken over.
+fn driver_killed_merging(point: &str) {
+    let job = Job::new();
+    let application = merging(&job, point);
+    let mut cluster = application.start(2).unwrap();
+    executor_at(&cluster, point);
+    cluster.driver.process.kill().unwrap();
+    cluster.restart_driver().unwrap();
+    wait_connected(&cluster, &cluster.executors());
+    application.release(point).unwrap();
+    finish(&job, cluster);
+}
+
+#[test]
+fn an_executor_is_killed_when_it_has_merged_state_that_no_commit_names_yet() {
+    executor_killed_merging("executor.state.merged");
+}
+
+#[test]
+fn an_executor_is_killed_when_it_has_taken_merged_state_into_a_version() {
+    executor_killed_merging("executor.state.adopted");
+}
+
+#[test]
+fn the_driver_is_killed_while_an_executor_has_merged_state_that_no_commit_names_yet() {
+    driver_killed_merging("executor.state.merged");
+}
+
+#[test]
+fn the_driver_is_killed_while_an_executor_takes_merged_state_into_a_version() {
+    driver_killed_merging("executor.state.adopted");
+}
+
 /// Kills the driver at a point of its second batch and starts it again.
 fn driver_killed_at(point: &str) {
     let job = Job::new();
@@ -102,7 +154,7 @@ fn state_files_stay_few() {
         .application(&["--max-files", "1"])
         .conf("checkpoint.retained_batches", 5)
         .master("local[2]");
-    for _ in 0..60 {
+    for _ in 0..120 {
         job.send(40);
     }
     let cluster = application.start(0).unwrap();
@@ -112,7 +164,7 @@ fn state_files_stay_few() {
     job.send(40);
     wait_table(&cluster, &job.expected());
     assert_eq!(cluster.stop().unwrap(), Some(0));
-    // Four partitions; each of six retained versions lists a dozen files at most, and they share most of them.
+    // Four partitions; the newest of six retained versions lists 64 files at most, however late the merges are, and the others share most of them.
     let files = job.state_files().len();
-    assert!(files < 4 * 30, "{files} state files");
+    assert!(files < 4 * 90, "{files} state files of 120 batches");
 }
