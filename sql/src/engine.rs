@@ -4,13 +4,20 @@ use std::sync::Arc;
 
 use datafusion::{
     execution::{SessionStateBuilder, SessionStateDefaults, runtime_env::RuntimeEnvBuilder},
+    functions::datetime,
     logical_expr::planner::ExprPlanner,
     prelude::{SessionConfig, SessionContext},
 };
 
+use datafusion_spark::planner::SparkFunctionPlanner;
+
 use crate::{
     error::Error,
-    functions::{self, planner::SparkPlanner},
+    functions::{
+        self,
+        planner::{SparkPlanner, SparkTypes},
+    },
+    plan::{ansi::Ansi, fallible::FallibleLast},
     udf::Registry,
 };
 
@@ -29,6 +36,8 @@ pub(crate) fn context(zone: &str, own: &Registry) -> Result<SessionContext, Erro
         .with_round_robin_repartition(false);
     let options = config.options_mut();
     options.execution.time_zone = Some(zone.to_owned());
+    // Functions of Spark that know it: what has no result is an error.
+    options.execution.enable_ansi_mode = true;
     // Every partial aggregate gives each key once.
     options
         .execution
@@ -44,19 +53,34 @@ pub(crate) fn context(zone: &str, own: &Registry) -> Result<SessionContext, Erro
     options.optimizer.enable_distinct_aggregation_soft_limit = false;
     options.optimizer.enable_window_topn = false;
     let runtime = RuntimeEnvBuilder::new().build_arc()?;
-    let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(SparkPlanner)];
+    let mut planners: Vec<Arc<dyn ExprPlanner>> =
+        vec![Arc::new(SparkPlanner), Arc::new(SparkFunctionPlanner)];
     planners.extend(SessionStateDefaults::default_expr_planners());
     let state = SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)
         .with_default_features()
         .with_expr_planners(planners)
+        .with_type_planner(Arc::new(SparkTypes {
+            zone: zone.to_owned(),
+        }))
+        .with_analyzer_rule(Arc::new(Ansi::default()))
+        .with_physical_optimizer_rule(Arc::new(FallibleLast))
         .build();
     let mut context = SessionContext::new_with_state(state);
     datafusion_spark::register_all(&mut context)?;
     functions::register(&context, zone)?;
     for function in own.functions() {
         context.register_udf(function.clone());
+    }
+    Ok(context)
+}
+
+/// The engine as executors have it: plans that come to them are done with Spark's functions that stand for the engine's of the same name.
+pub(crate) fn executor_context(zone: &str, own: &Registry) -> Result<SessionContext, Error> {
+    let context = context(zone, own)?;
+    for function in [datetime::date_trunc(), datetime::date_part()] {
+        context.register_udf(function.as_ref().clone());
     }
     Ok(context)
 }

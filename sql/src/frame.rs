@@ -4,6 +4,10 @@ use std::sync::Arc;
 
 use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use datafusion::{
+    common::{
+        Column,
+        tree_node::{Transformed, TreeNode},
+    },
     functions_aggregate::expr_fn::{count, max, min, sum},
     logical_expr::{Expr, LogicalPlan, ScalarUDF, lit},
     prelude,
@@ -17,11 +21,12 @@ use crate::{
         explode::ExplodeFunction,
         from_json::FromJsonFunction,
         interval,
+        planner::divided,
         split::SplitFunction,
         window::WindowFunction,
     },
     plan::rewrite,
-    session::Session,
+    session::{self, Session},
     show::{self, Shown},
     table,
     writer::{self, DataStreamWriter},
@@ -71,7 +76,8 @@ impl IntoCondition for Expr {
 
 impl IntoCondition for &str {
     fn into_condition(self, frame: &DataFrame) -> Result<Expr, Error> {
-        Ok(frame.inner.parse_sql_expr(self)?)
+        let context = frame.session.context();
+        Ok(session::expression(context, self, frame.inner.schema())?)
     }
 }
 
@@ -102,14 +108,48 @@ impl DataFrame {
     /// An expression that was written without the session.
     fn in_session(&self, expression: Expr) -> Result<Expr, Error> {
         let zone = self.session.zone_name();
-        Ok(FromJsonFunction::in_zone(expression, zone)?)
+        let expression = FromJsonFunction::in_zone(expression, zone)?;
+        let schema = self.inner.schema();
+        let settled = expression.transform_up(|inside| match inside {
+            Expr::Column(mut column) => {
+                let spelling = match schema.maybe_index_of_column(&column) {
+                    None if column.relation.is_none() => self.spelling(&column.name),
+                    _ => None,
+                };
+                if let Some(spelling) = spelling {
+                    spelling.clone_into(&mut column.name);
+                    return Ok(Transformed::yes(Expr::Column(column)));
+                }
+                Ok(Transformed::no(Expr::Column(column)))
+            }
+            inside => divided(inside, schema),
+        })?;
+        Ok(settled.data)
+    }
+
+    /// The column of this name, or the one that has it in another case.
+    fn known(&self, name: &str) -> Option<&str> {
+        let fields = self.inner.schema().fields().iter();
+        let mut names = fields.map(|field| field.name().as_str());
+        names
+            .find(|known| *known == name)
+            .or_else(|| self.spelling(name))
+    }
+
+    /// The one column of this name in any case.
+    fn spelling(&self, name: &str) -> Option<&str> {
+        let fields = self.inner.schema().fields().iter();
+        let names = fields.map(|field| field.name().as_str());
+        let mut found = names.filter(|known| known.to_lowercase() == name.to_lowercase());
+        let first = found.next();
+        first.filter(|_| found.next().is_none())
     }
 
     fn column(&self, name: &str) -> Result<Expr, Error> {
-        let fields = self.inner.schema().fields();
-        if fields.iter().any(|field| field.name() == name) {
-            return Ok(Expr::Column(datafusion::common::Column::from_name(name)));
+        if let Some(known) = self.known(name) {
+            return Ok(Expr::Column(Column::from_name(known)));
         }
+        let fields = self.inner.schema().fields();
         let mut near: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
         near.sort_by_key(|known| strsim::levenshtein(known, name));
         near.truncate(5);
@@ -175,6 +215,7 @@ impl DataFrame {
     /// When the expression names no column of this.
     pub fn with_column(&self, name: &str, value: impl IntoCondition) -> Result<Self, Error> {
         let value = value.into_condition(self)?;
+        let name = self.known(name).unwrap_or(name);
         Ok(self.with(self.inner.clone().with_column(name, value)?))
     }
 
@@ -193,6 +234,7 @@ impl DataFrame {
                 "it can't be negative",
             ));
         }
+        let column = self.known(column).unwrap_or(column);
         let number = self.session.next_number().to_string();
         let watched = ScalarUDF::from(EventTimeFunction::default()).call(vec![
             self.column(column)?,

@@ -199,7 +199,7 @@ impl QueryPrograms {
                 &error,
             )
         })?;
-        let context: SharedContext = Arc::new(engine::context(&program.zone, functions)?);
+        let context: SharedContext = Arc::new(engine::executor_context(&program.zone, functions)?);
         let sources = program.sources.into_iter().map(ExecutorSource::new);
         let sources: Arc<[ExecutorSource]> = sources.collect();
         let mut stages: Vec<Arc<dyn StageProgram>> = Vec::with_capacity(program.stages.len());

@@ -1,5 +1,6 @@
 //! Whole queries in this process, from files to the console.
 
+mod ansi;
 mod changing;
 mod event_time;
 mod expressions;

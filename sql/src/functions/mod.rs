@@ -1,27 +1,51 @@
 //! Functions that the engine doesn't have, or has otherwise than Spark.
 //!
 //! Layout:
+//! - `checked`: arithmetic that ends a query where there is no result
+//! - `checked_sum`: `sum`, which does so too
+//! - `date_parts`: the year of a date, and so on
+//! - `doubles`: logarithms and roots
 //! - `event_time`: watches a column of event times
 //! - `explode`: a row for each element of a list
 //! - `from_json`: JSON in a text as a struct
 //! - `interval`: lengths of time as text
+//! - `list_item`: elements of lists
+//! - `plain_text`: numbers as digits
 //! - `planner`: what SQL text means where Spark and the engine differ
+//! - `regexp_replace`: text with matches replaced
+//! - `seconds`: times as seconds, and back
+//! - `size`: how long a list is
 //! - `spark_text`: numbers and times as Spark casts them to text
 //! - `split`: strings cut at a pattern
 //! - `total_order`: floating point numbers as whole ones of the same order
 //! - `window`: windows of event time
 
+pub(crate) mod checked;
+pub(crate) mod checked_sum;
+pub(crate) mod date_parts;
+pub(crate) mod doubles;
 pub(crate) mod event_time;
 pub(crate) mod explode;
 pub(crate) mod from_json;
 pub(crate) mod interval;
+pub(crate) mod list_item;
+pub(crate) mod plain_text;
 pub(crate) mod planner;
+pub(crate) mod regexp_replace;
+pub(crate) mod seconds;
+pub(crate) mod size;
 pub(crate) mod spark_text;
 pub(crate) mod split;
 pub(crate) mod total_order;
 pub(crate) mod window;
 
-use datafusion::{error::Result, logical_expr::ScalarUDF, prelude::SessionContext};
+use datafusion::{
+    error::Result,
+    logical_expr::{AggregateUDF, ScalarUDF},
+    prelude::SessionContext,
+};
+
+use checked::{CheckedFunction, Operation};
 
 /// Makes them known to a context.
 pub(crate) fn register(context: &SessionContext, zone: &str) -> Result<()> {
@@ -31,6 +55,13 @@ pub(crate) fn register(context: &SessionContext, zone: &str) -> Result<()> {
         ScalarUDF::from(event_time::SeenFunction::default()),
         ScalarUDF::from(explode::ExplodeFunction::default()),
         ScalarUDF::from(from_json::FromJsonFunction::new(zone)),
+        ScalarUDF::from(doubles::LogFunction::default()),
+        ScalarUDF::from(list_item::ListItemFunction::default()),
+        ScalarUDF::from(plain_text::PlainTextFunction::default()),
+        ScalarUDF::from(size::SizeFunction::default()),
+        ScalarUDF::from(regexp_replace::RegexpReplaceFunction::default()),
+        ScalarUDF::from(seconds::FromSecondsFunction::new(false)),
+        ScalarUDF::from(seconds::FromSecondsFunction::new(true)),
         ScalarUDF::from(spark_text::SparkTextFunction::new(zone)),
         ScalarUDF::from(split::SplitFunction::default()),
         ScalarUDF::from(total_order::TotalOrderFunction::default()),
@@ -41,7 +72,26 @@ pub(crate) fn register(context: &SessionContext, zone: &str) -> Result<()> {
     ] {
         context.register_udf(function);
     }
+    for operation in Operation::ALL {
+        context.register_udf(ScalarUDF::from(CheckedFunction::new(operation)));
+    }
+    for function in seconds::SecondsFunction::all() {
+        context.register_udf(ScalarUDF::from(function));
+    }
+    for function in doubles::DoubleFunction::all() {
+        context.register_udf(ScalarUDF::from(function));
+    }
+    for function in date_parts::DatePartFunction::all() {
+        context.register_udf(ScalarUDF::from(function));
+    }
+    context.register_udaf(AggregateUDF::from(checked_sum::CheckedSum::default()));
     Ok(())
+}
+
+/// Whether the function of this name has no result for some values, and ends the query there.
+pub(crate) fn is_fallible(name: &str) -> bool {
+    let mut operations = Operation::ALL.iter();
+    name == list_item::NAME || operations.any(|operation| operation.name() == name)
 }
 
 /// What is wrong with how a function was called.

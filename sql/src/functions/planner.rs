@@ -1,16 +1,19 @@
-//! What SQL text means where Spark and the engine differ: lists are counted from 0, and `/` of whole numbers gives a fraction.
+//! What SQL text means where Spark and the engine differ: lists are counted from 0, `/` of whole numbers gives a fraction, and a `TIMESTAMP` is in the session's zone.
 
-use arrow::datatypes::DataType;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, FieldRef, TimeUnit};
 use datafusion::{
-    common::DFSchema,
+    common::{DFSchema, tree_node::Transformed},
     error::Result,
-    functions_nested::expr_fn::array_element,
     logical_expr::{
-        Expr, ExprSchemable, GetFieldAccess, cast, lit,
-        planner::{ExprPlanner, PlannerResult, RawBinaryExpr, RawFieldAccessExpr},
+        BinaryExpr, Expr, ExprSchemable, GetFieldAccess, Operator, ScalarUDF, cast,
+        planner::{ExprPlanner, PlannerResult, RawBinaryExpr, RawFieldAccessExpr, TypePlanner},
     },
-    sql::sqlparser::ast::BinaryOperator,
+    sql::sqlparser::ast::{self, BinaryOperator, TimezoneInfo},
 };
+
+use super::list_item::ListItemFunction;
 
 #[derive(Debug)]
 pub(crate) struct SparkPlanner;
@@ -27,11 +30,11 @@ impl ExprPlanner for SparkPlanner {
         schema: &DFSchema,
     ) -> Result<PlannerResult<RawFieldAccessExpr>> {
         let data_type = access.expr.get_type(schema)?;
-        let is_list = matches!(data_type, DataType::List(_) | DataType::LargeList(_));
+        let is_list = matches!(data_type, DataType::List(_));
         match access.field_access {
             GetFieldAccess::ListIndex { key } if is_list => {
-                let element = array_element(access.expr, *key + lit(1i64));
-                Ok(PlannerResult::Planned(element))
+                let item = ScalarUDF::from(ListItemFunction::default());
+                Ok(PlannerResult::Planned(item.call(vec![access.expr, *key])))
             }
             field_access => Ok(PlannerResult::Original(RawFieldAccessExpr {
                 field_access,
@@ -50,9 +53,45 @@ impl ExprPlanner for SparkPlanner {
         {
             return Ok(PlannerResult::Original(operation));
         }
-        let left = cast(operation.left, DataType::Float64);
-        Ok(PlannerResult::Planned(
-            left / cast(operation.right, DataType::Float64),
-        ))
+        let divided = divided(operation.left / operation.right, schema)?;
+        Ok(PlannerResult::Planned(divided.data))
+    }
+}
+
+/// A division of whole numbers as one of doubles.
+pub(crate) fn divided(expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    match expression {
+        Expr::BinaryExpr(BinaryExpr {
+            left,
+            op: Operator::Divide,
+            right,
+        }) if is_whole(&left, schema) && is_whole(&right, schema) => {
+            let left = cast(*left, DataType::Float64);
+            let right = cast(*right, DataType::Float64);
+            Ok(Transformed::yes(left / right))
+        }
+        other => Ok(Transformed::no(other)),
+    }
+}
+
+/// Types as SQL text names them, in a session's zone.
+#[derive(Debug)]
+pub(crate) struct SparkTypes {
+    pub(crate) zone: String,
+}
+
+impl TypePlanner for SparkTypes {
+    fn plan_type_field(&self, named: &ast::DataType) -> Result<Option<FieldRef>> {
+        let zone = || Some(Arc::from(self.zone.as_str()));
+        let data_type = match named {
+            ast::DataType::Timestamp(None, TimezoneInfo::WithoutTimeZone) => {
+                DataType::Timestamp(TimeUnit::Microsecond, None)
+            }
+            ast::DataType::Timestamp(None, _) => DataType::Timestamp(TimeUnit::Microsecond, zone()),
+            ast::DataType::TimestampNtz(None) => DataType::Timestamp(TimeUnit::Microsecond, None),
+            ast::DataType::Binary(None) => DataType::Binary,
+            _ => return Ok(None),
+        };
+        Ok(Some(Arc::new(Field::new("", data_type, true))))
     }
 }

@@ -14,7 +14,7 @@ use datafusion::{
 };
 use millstream_driver::query::event::EventTime;
 
-use super::{floats, marks, texts};
+use super::{casts, floats, marks};
 use crate::{
     error::Error,
     functions::{
@@ -33,7 +33,7 @@ pub(crate) fn rewrite(
     plan: LogicalPlan,
     zone: &str,
 ) -> Result<(LogicalPlan, Vec<EventTime>), Error> {
-    let plan = texts::written(marks::settled(plan)?, zone)?;
+    let plan = casts::written(marks::settled(plan)?, zone)?;
     let mut refused = None;
     let rewritten = plan.transform_up(|node| match generators(node) {
         Ok(done) => Ok(done),

@@ -3,10 +3,12 @@
 //! Layout:
 //! - `builder`: how a session is set up
 //! - `host`: the driver and the executor
+//! - `names`: names in SQL text, in any case
 //! - `text`: SQL text
 
 mod builder;
 mod host;
+mod names;
 mod text;
 
 use std::{
@@ -51,6 +53,7 @@ use uuid::Uuid;
 
 pub use builder::SessionBuilder;
 use host::Host;
+pub(crate) use text::expression;
 
 use crate::{
     ddl::IntoSchema,

@@ -1,35 +1,73 @@
-//! SQL text, with what Spark writes otherwise than the engine's planner takes it: `window(..).start`.
+//! SQL text, with what Spark writes otherwise than the engine's planner takes it: `window(..).start`, and names in any case.
 
 use std::ops::ControlFlow;
 
 use datafusion::{
+    common::DFSchema,
     error::Result,
     execution::context::SQLOptions,
+    logical_expr::Expr as LogicalExpr,
     prelude::{DataFrame, SessionContext},
     sql::{
         parser::Statement,
-        sqlparser::ast::{AccessExpr, Expr, Value, visit_expressions_mut},
+        sqlparser::ast::{self, AccessExpr, Expr, Value, visit_expressions_mut},
     },
 };
+
+use super::names::{Spellings, Wanted};
 
 /// The query that a text is.
 pub(super) async fn query(context: &SessionContext, text: &str) -> Result<DataFrame> {
     let state = context.state();
     let dialect = state.config().options().sql_parser.dialect;
     let mut statement = state.sql_to_statement(text, &dialect)?;
+    let mut spellings = Spellings::default();
+    for table in state.resolve_table_references(&statement)? {
+        // A table of the text's own isn't known yet.
+        if let Ok(table) = context.table_provider(table).await {
+            spellings.add(table.schema().fields());
+        }
+    }
+    let mut wanted = None;
     if let Statement::Statement(statement) = &mut statement {
+        if let ast::Statement::Query(query) = statement.as_ref() {
+            wanted = Some(Wanted::of(query));
+        }
+        spellings.quote(statement.as_mut());
         let _: ControlFlow<()> = visit_expressions_mut(statement.as_mut(), |expression| {
             name_fields(expression);
             ControlFlow::Continue(())
         });
     }
-    let plan = state.statement_to_plan(statement).await?;
+    let mut plan = state.statement_to_plan(statement).await?;
     SQLOptions::new()
         .with_allow_ddl(false)
         .with_allow_dml(false)
         .with_allow_statements(false)
         .verify_plan(&plan)?;
+    if let Some(wanted) = wanted {
+        plan = wanted.name(plan)?;
+    }
     context.execute_logical_plan(plan).await
+}
+
+/// The expression that a text is, over these columns.
+pub(crate) fn expression(
+    context: &SessionContext,
+    text: &str,
+    schema: &DFSchema,
+) -> Result<LogicalExpr> {
+    let state = context.state();
+    let dialect = state.config().options().sql_parser.dialect;
+    let mut parsed = state.sql_to_expr_with_alias(text, &dialect)?;
+    let mut spellings = Spellings::default();
+    spellings.add(schema.fields());
+    spellings.quote(&mut parsed.expr);
+    let _: ControlFlow<()> = visit_expressions_mut(&mut parsed.expr, |expression| {
+        name_fields(expression);
+        ControlFlow::Continue(())
+    });
+    state.create_logical_expr_from_sql_expr(parsed, schema)
 }
 
 /// A field after a dot is its name as text, which the planner understands after any expression.

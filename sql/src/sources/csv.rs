@@ -16,7 +16,7 @@ pub(crate) struct CsvOptions {
     pub(crate) escape: Option<char>,
     /// Lines that begin with it are no rows.
     pub(crate) comment: Option<char>,
-    /// An unquoted field of this text is null.
+    /// A field of this text is null, quoted or not.
     pub(crate) null_value: String,
     pub(crate) trim_start: bool,
     pub(crate) trim_end: bool,
@@ -72,14 +72,18 @@ impl Cutter {
                 };
                 text.starts_with(*quote)
             });
-            let quoted = begins_quoted.and_then(|quote| self.quoted(rest, quote));
+            let quoted = match begins_quoted {
+                Some(quote) => self.quoted(rest, quote),
+                None => Quoted::Not { from: 0 },
+            };
             let next = match quoted {
-                Some(next) => {
-                    found(number, Some(&self.field));
+                Quoted::Until(next) => {
+                    let is_null = self.field == self.options.null_value;
+                    found(number, (!is_null).then_some(&self.field));
                     next
                 }
-                None => {
-                    let end = rest.find(separator);
+                Quoted::Not { from } => {
+                    let end = rest[from..].find(separator).map(|end| from + end);
                     let text = self.trimmed(&rest[..end.unwrap_or(rest.len())]);
                     let is_null = text == self.options.null_value;
                     found(number, (!is_null).then_some(text));
@@ -104,11 +108,13 @@ impl Cutter {
         text
     }
 
-    /// Takes a quoted field into `field`, and gives where the separator after it is: within, none at the line's end. Nothing when what follows the closing
-    /// quote is no separator: then the quotes mean nothing.
-    fn quoted(&mut self, text: &str, quote: char) -> Option<Option<usize>> {
+    /// Takes a quoted field into `field`. Two quotes are one where a quote is the escape.
+    fn quoted(&mut self, text: &str, quote: char) -> Quoted {
         self.field.clear();
-        let opening = text.find(quote)? + quote.len_utf8();
+        let Some(opening) = text.find(quote) else {
+            return Quoted::Not { from: 0 };
+        };
+        let opening = opening + quote.len_utf8();
         let mut letters = text[opening..].char_indices().peekable();
         while let Some((at, letter)) = letters.next() {
             let following = letters.peek().map(|(_, letter)| *letter);
@@ -125,26 +131,29 @@ impl Cutter {
                 self.field.push(letter);
                 continue;
             }
-            // Two quotes are one, whatever the escape is.
-            if following == Some(quote) {
-                self.field.push(quote);
-                letters.next();
-                continue;
-            }
-            let after = &text[opening + at + quote.len_utf8()..];
+            let closed = opening + at + quote.len_utf8();
+            let after = &text[closed..];
             let spaces = after.len() - after.trim_start_matches([' ', '\t']).len();
             let after_spaces = &after[spaces..];
             if after_spaces.is_empty() {
-                return Some(None);
+                return Quoted::Until(None);
             }
             if after_spaces.starts_with(self.options.separator) {
-                return Some(Some(text.len() - after_spaces.len()));
+                return Quoted::Until(Some(text.len() - after_spaces.len()));
             }
-            return None;
+            return Quoted::Not { from: closed };
         }
         // The quotes never close: the rest of the line is the field.
-        Some(None)
+        Quoted::Until(None)
     }
+}
+
+/// What a field that begins with a quote is.
+enum Quoted {
+    /// A text in quotes, up to this separator, or the line's end.
+    Until(Option<usize>),
+    /// What follows the closing quote is no separator: the quotes mean nothing, and the first separator from there ends the field.
+    Not { from: usize },
 }
 
 #[cfg(test)]
@@ -179,12 +188,18 @@ mod tests {
         assert_eq!(texts(r#""a \"b\" \\ \n""#), some(&[r#"a "b" \ \n"#]));
         assert_eq!(
             texts(r#""",x"#),
-            some(&["", "x"]),
-            "quoted and empty is no null"
+            some(&["∅", "x"]),
+            "quoted and empty is null as well"
         );
         assert_eq!(texts(r#""a" ,b"#), some(&["a", "b"]));
         assert_eq!(texts(r#""never closed,b"#), some(&["never closed,b"]));
         assert_eq!(texts(r#""a"b,c"#), some(&[r#""a"b"#, "c"]));
+        assert_eq!(texts(r#""a,b"c,d"#), some(&[r#""a,b"c"#, "d"]));
+        assert_eq!(
+            texts(r#""a ""b"" c",d"#),
+            some(&[r#""a ""b"" c""#, "d"]),
+            "a quote takes no meaning from a quote"
+        );
         assert_eq!(texts(""), some(&["∅"]));
         assert_eq!(texts("é,ü"), some(&["é", "ü"]));
     }
@@ -200,8 +215,8 @@ mod tests {
             ..CsvOptions::default()
         };
         assert_eq!(
-            cut(options, " a | 'b|c' |NA|"),
-            some(&["a", "b|c", "∅", ""])
+            cut(options, " a | 'b|c' |NA|'NA'|"),
+            some(&["a", "b|c", "∅", "∅", ""])
         );
         let unquoted = CsvOptions {
             quote: None,

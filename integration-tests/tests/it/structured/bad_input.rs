@@ -99,7 +99,7 @@ fn records_of_too_few_or_many_fields_and_broken_quotes_follow_the_mode() {
         r#"{"id":1,"name":"ann"}"#,
         r#"{"id":2}"#,
         r#"{"id":3,"name":"cid"}"#,
-        r#"{"id":4,"name":"d \"x\" d"}"#,
+        r#"{"id":4,"name":"\"d \"\"x\"\" d\""}"#,
         r#"{"id":6,"name":"fay"}"#,
         "{}",
     ];
