@@ -162,6 +162,12 @@ impl ExecutionPlan for InputExec {
         _partition: usize,
         _context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
+        if self.scan.is_some() {
+            // Nobody would feed it.
+            return Err(foreign(
+                "a table that executors read was to be read here; it",
+            ));
+        }
         Ok(Box::pin(Fed {
             schema: self.schema(),
             feed: self.feed.clone(),
