@@ -164,8 +164,9 @@ impl ExecutionPlan for InputExec {
     ) -> Result<SendableRecordBatchStream> {
         if self.scan.is_some() {
             // Nobody would feed it.
-            return Err(foreign(
-                "a table that executors read was to be read here; it",
+            return Err(DataFusionError::Plan(
+                "what executors read can't be read by the driver itself, as in a subquery"
+                    .to_owned(),
             ));
         }
         Ok(Box::pin(Fed {

@@ -349,7 +349,7 @@ impl BatchReader for RecordReader {
 
 /// Bytes of a record, about.
 fn length(record: &Record) -> usize {
-    let of = |part: &Option<Blob>| part.as_ref().map_or(0, |bytes| bytes.len());
+    let of = |part: &Option<Blob>| part.as_deref().map_or(0, <[u8]>::len);
     let headers = record.headers.iter();
     of(&record.key) + of(&record.value) + headers.map(|header| of(&header.value)).sum::<usize>()
 }

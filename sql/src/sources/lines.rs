@@ -51,7 +51,7 @@ impl Lines {
         let mut bytes = 0;
         while !self.is_over && !is_full(self.chunk.len(), bytes) {
             self.is_over = self.lines.next(&mut more, task)? == More::No;
-            bytes += more.iter().map(|line| line.len()).sum::<usize>();
+            bytes += more.iter().map(|line| line.as_str().len()).sum::<usize>();
             self.chunk.append(&mut more);
         }
         Ok(std::mem::take(&mut self.chunk))
