@@ -31,9 +31,13 @@
 //! }
 //! ```
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::FromArgMatches;
+use millstream_common::{
+    config::keys,
+    time::{Clock, SystemClock},
+};
 
 pub use crate::cli::ExecutorArgs;
 pub use clap::Args;
@@ -122,17 +126,22 @@ where
     let runtime = session.runtime()?;
     let driver = (session.address(), session.cluster());
     let children = start_children_of(driver, runtime, master, &config)?;
-    watch_signals(&session)?;
+    watch_signals(&session, config.get(keys::STOP_TIMEOUT))?;
     let ready = Ready::told(session.address(), session.http(), children.as_ref(), master);
     if let Some(path) = &flags.ready_file {
         write_ready(path, &ready)?;
     }
     let outcome = job(&session, arguments).map_err(Into::into);
+    let was_told_to_end = session.is_ending();
     let stopped = session.stop();
     if let Some(children) = children {
         stop_children(children, session.runtime()?);
     }
-    outcome?;
+    match outcome {
+        // A query that would have been started after the signal.
+        Err(crate::Error::Sql(error)) if was_told_to_end && error.code() == "session.ended" => {}
+        other => other?,
+    }
     if stopped? {
         return Ok(ExitCode::SUCCESS);
     }
@@ -140,20 +149,26 @@ where
     Ok(ExitCode::from(EXIT_UNCOMMITTED))
 }
 
-/// The first signal stops queries in an orderly way, within `stop.timeout`; the second at once.
-fn watch_signals(session: &Session) -> crate::error::Result<()> {
+/// The first signal stops queries in an orderly way, within `stop.timeout`; then, or with the second signal, they are broken off.
+fn watch_signals(session: &Session, stop_timeout: Duration) -> crate::error::Result<()> {
     let runtime = session.runtime()?;
     let mut signals = {
         let _inside = runtime.enter();
         Signals::new()?
     };
     let stopping = session.downgrade();
+    let clock = SystemClock::new();
     runtime.spawn(async move {
+        signals.next().await;
         for graceful in [true, false] {
-            signals.next().await;
             tracing::info!(graceful, "stopping");
             if let Some(session) = stopping.upgrade() {
                 session.stop_queries(graceful);
+            }
+            let over = clock.until(clock.now().after(stop_timeout));
+            tokio::select! {
+                () = signals.next() => {}
+                () = over => {}
             }
         }
     });

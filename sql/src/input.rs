@@ -162,6 +162,13 @@ impl ExecutionPlan for InputExec {
         _partition: usize,
         _context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
+        if self.scan.is_some() {
+            // Nobody would feed it.
+            return Err(DataFusionError::Plan(
+                "what executors read can't be read by the driver itself, as in a subquery"
+                    .to_owned(),
+            ));
+        }
         Ok(Box::pin(Fed {
             schema: self.schema(),
             feed: self.feed.clone(),

@@ -150,13 +150,22 @@ impl StreamingQuery {
     /// # Errors
     /// Why it had ended before, unless it was stopped.
     pub fn stop(&self) -> Result<(), Error> {
+        self.stop_within(self.session.stop_timeout())
+    }
+
+    /// The same, with so much time for the batch that runs.
+    pub(crate) fn stop_within(&self, timeout: Duration) -> Result<(), Error> {
         self.running.handle.stop(true);
-        let timeout = self.session.stop_timeout();
         if !self.await_termination_timeout(timeout)? {
             self.running.handle.stop(false);
             self.await_termination()?;
         }
         Ok(())
+    }
+
+    /// Whether its sources had nothing new when they were last asked.
+    pub(crate) fn has_looked_in_vain(&self) -> bool {
+        self.running.handle.status().borrow().empty_looks > 0
     }
 
     /// Why it ended, if it did by an error.

@@ -6,9 +6,10 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::{
     catalog::{Session, TableProvider},
+    common::tree_node::TreeNodeRecursion,
     datasource::{DefaultTableSource, TableType},
     error::Result,
-    logical_expr::{Expr, LogicalPlan, TableSource},
+    logical_expr::{Expr, LogicalPlan},
     physical_plan::ExecutionPlan,
 };
 
@@ -62,25 +63,46 @@ impl TableProvider for StreamTable {
 
 /// Whether a plan reads a stream.
 pub(crate) fn reads_stream(plan: &LogicalPlan) -> bool {
-    if let LogicalPlan::TableScan(scan) = plan {
-        return grows(scan.source.as_ref());
-    }
-    plan.inputs().into_iter().any(reads_stream)
+    reads(plan, |table| table.0.grows)
 }
 
 /// Whether a plan reads anything that executors read.
 pub(crate) fn reads_files(plan: &LogicalPlan) -> bool {
-    if let LogicalPlan::TableScan(scan) = plan {
-        let provider = scan.source.downcast_ref::<DefaultTableSource>();
-        return provider.is_some_and(|provider| provider.table_provider.is::<StreamTable>());
-    }
-    plan.inputs().into_iter().any(reads_files)
+    reads(plan, |_| true)
 }
 
-fn grows(source: &dyn TableSource) -> bool {
-    let Some(provider) = source.downcast_ref::<DefaultTableSource>() else {
-        return false;
+/// Whether a plan, or a subquery in it, reads such a table.
+fn reads(plan: &LogicalPlan, is_such: impl Fn(&StreamTable) -> bool) -> bool {
+    let mut found = false;
+    let looked = plan.apply_with_subqueries(|node| {
+        found |= table_of(node).is_some_and(&is_such);
+        Ok(match found {
+            true => TreeNodeRecursion::Stop,
+            false => TreeNodeRecursion::Continue,
+        })
+    });
+    found || looked.is_err()
+}
+
+/// The folders that a plan reads.
+pub(crate) fn folders(plan: &LogicalPlan) -> Vec<String> {
+    let mut folders = Vec::new();
+    // Nothing is told of what can't be looked at.
+    let _ = plan.apply_with_subqueries(|node| {
+        if let Some(StreamTable(source)) = table_of(node)
+            && let SourceSpec::Files(files) = &source.spec
+        {
+            folders.push(files.folder.clone());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    folders
+}
+
+fn table_of(node: &LogicalPlan) -> Option<&StreamTable> {
+    let LogicalPlan::TableScan(scan) = node else {
+        return None;
     };
-    let table = provider.table_provider.downcast_ref::<StreamTable>();
-    table.is_some_and(|table| table.0.grows)
+    let provider = scan.source.downcast_ref::<DefaultTableSource>()?;
+    provider.table_provider.downcast_ref::<StreamTable>()
 }

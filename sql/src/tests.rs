@@ -7,6 +7,8 @@ mod expressions;
 mod functions;
 mod golden;
 mod managing;
+mod outputs;
+mod reading;
 mod streams;
 
 use std::{
@@ -138,6 +140,12 @@ impl Fixture {
             inside.map(|cell| cell.trim().to_owned()).collect()
         };
         rows.map(cells).collect()
+    }
+
+    /// All rows that were printed, whatever stood around them.
+    fn printed(&self) -> Vec<Vec<String>> {
+        let text = String::from_utf8(self.screen.0.lock().clone()).unwrap();
+        Self::table_rows(&text)
     }
 
     fn newest_sorted(&self) -> Vec<Vec<String>> {

@@ -4,20 +4,26 @@ use std::{fmt::Display, sync::Arc};
 
 use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use datafusion::{
-    common::Column,
+    common::{
+        Column, TableReference,
+        tree_node::{Transformed, TreeNode},
+    },
     logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder},
+    physical_plan::{ExecutionPlan, empty::EmptyExec},
 };
 use millstream_common::ids::StageId;
 use millstream_dataflow::plan::OutputPlan;
 
 use crate::{
+    engine::PLANNED_PARTITIONS,
     error::Error,
     frame::DataFrame,
+    input::InputExec,
     options::Options,
     output_mode::OutputMode,
     plan::{check, cut, origin::Origin, rewrite},
     query::{Description, StreamingQuery},
-    session::{NewQuery, Progress, Session},
+    session::{NewQuery, Progress, Session, is_among},
     sinks::{SinkSpec, Wanted, memory::MemoryTable},
     sources::Bounds,
     table,
@@ -165,10 +171,33 @@ impl DataStreamWriter {
                 SinkSpec::ForEachBatch(function)
             }
         };
+        let reads = table::folders(self.frame.plan());
+        if let SinkSpec::Files(files) = &sink
+            && let Some(folder) = files.folder.to_str()
+            && is_among(folder, &reads)
+        {
+            return Err(Error::option(
+                "path",
+                folder,
+                "the query reads this folder, and would read what it writes",
+            ));
+        }
         if matches!(sink, SinkSpec::Memory) && self.name.is_none() {
             return Err(Error::refused(
                 "queryName must be specified for memory sink",
                 "name the query with query_name: the table has its name",
+            ));
+        }
+        if let (SinkSpec::Memory, Some(name)) = (&sink, &self.name)
+            && !matches!(
+                TableReference::from(name.as_str()),
+                TableReference::Bare { .. }
+            )
+        {
+            return Err(Error::option(
+                "queryName",
+                name,
+                "the table of format memory has this name: leave the dots out",
             ));
         }
         let planned = Planned::of(&session, self.frame.plan(), Some(mode), &sink)?;
@@ -178,6 +207,7 @@ impl DataStreamWriter {
         let query = session.begin(NewQuery {
             name: self.name,
             checkpoint: checkpoint.map_or(Progress::Default, Progress::At),
+            reads,
             recovers: !matches!(sink, SinkSpec::Memory) || mode == OutputMode::Complete,
             is_passing: false,
             description: planned.description,
@@ -203,6 +233,7 @@ impl DataStreamWriter {
 /// A query that was planned for a sink.
 struct Planned {
     schema: SchemaRef,
+    physical: Arc<dyn ExecutionPlan>,
     description: Description,
     event_times: Vec<millstream_driver::query::event::EventTime>,
     cut: Box<dyn FnOnce(u32) -> Result<cut::Stages, Error> + Send>,
@@ -246,13 +277,14 @@ impl Planned {
         };
         let zone = session.zone_name().to_owned();
         let query = cut::Planned {
-            plan: physical,
+            plan: Arc::clone(&physical),
             mode,
             origin,
         };
         let cut = move |parallelism| cut::cut(query, output, parallelism, &zone);
         Ok(Self {
             schema,
+            physical,
             description,
             event_times,
             cut: Box::new(cut),
@@ -277,6 +309,7 @@ pub(crate) fn collect(
     let query = session.begin(NewQuery {
         name: None,
         checkpoint: checkpoint.map_or(Progress::Forgotten, Progress::At),
+        reads: Vec::new(),
         recovers: true,
         is_passing: true,
         description: planned.description,
@@ -290,7 +323,32 @@ pub(crate) fn collect(
         output,
     })?;
     query.await_termination()?;
-    Ok((planned.schema, table.rows()))
+    let rows = match query.last_progress() {
+        Some(_) => table.rows(),
+        None if query.has_looked_in_vain() => rows_of_nothing(session, planned.physical)?,
+        // Broken off: nothing would look like all there is.
+        None => return Err(session.ended()),
+    };
+    Ok((planned.schema, rows))
+}
+
+/// What a query makes of no input at all, where no batch runs: an aggregate over everything has a row all the same.
+fn rows_of_nothing(
+    session: &Session,
+    plan: Arc<dyn ExecutionPlan>,
+) -> Result<Vec<RecordBatch>, Error> {
+    let without_input = plan.transform_up(|node| {
+        if !node.is::<InputExec>() {
+            return Ok(Transformed::no(node));
+        }
+        let nothing = EmptyExec::new(node.schema()).with_partitions(PLANNED_PARTITIONS);
+        let nothing: Arc<dyn ExecutionPlan> = Arc::new(nothing);
+        Ok(Transformed::yes(nothing))
+    })?;
+    let context = session.context().task_ctx();
+    let computed =
+        async move { datafusion::physical_plan::collect(without_input.data, context).await };
+    Ok(session.wait(computed)??)
 }
 
 /// Columns of tables without a name carry none before theirs.

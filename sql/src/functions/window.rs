@@ -282,7 +282,10 @@ impl ScalarUDFImpl for SlidesFunction {
                 let mut start = windows.newest(time);
                 while start.saturating_add(windows.length) > time {
                     starts.push(start);
-                    start = start.saturating_sub(windows.slide);
+                    match start.checked_sub(windows.slide) {
+                        Some(earlier) => start = earlier,
+                        None => break,
+                    }
                 }
             }
             lengths.push(starts.len() - before);
@@ -383,5 +386,28 @@ mod tests {
         ] {
             assert!(Windows::of_texts(texts).is_err(), "{texts:?}");
         }
+    }
+    #[test]
+    fn windows_end_where_times_do() {
+        let call = |time: i64| {
+            let texts = ["10 minutes", "5 minutes"].map(|text| ColumnarValue::Scalar(text.into()));
+            let time: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![time]));
+            let time_field = Arc::new(Field::new("at", time.data_type().clone(), true));
+            let text_field = Arc::new(Field::new("text", DataType::Utf8, true));
+            let types = [time.data_type().clone()];
+            let result = SlidesFunction::default().return_type(&types).unwrap();
+            let made = SlidesFunction::default().invoke_with_args(ScalarFunctionArgs {
+                args: [vec![ColumnarValue::Array(time)], texts.to_vec()].concat(),
+                arg_fields: vec![time_field, Arc::clone(&text_field), text_field],
+                number_rows: 1,
+                return_field: Arc::new(Field::new("slides", result, true)),
+                config_options: Arc::default(),
+            });
+            let made = made.unwrap().to_array(1).unwrap();
+            made.as_list::<i32>().value(0).len()
+        };
+        assert_eq!(call(0), 2);
+        assert_eq!(call(i64::MAX), 2);
+        assert_eq!(call(i64::MIN), 1);
     }
 }

@@ -427,8 +427,8 @@ impl Drop for Host {
     }
 }
 
-fn ended() -> Failure {
-    Failure::new(FailureKind::Io, "the session has ended")
+pub(super) fn ended() -> Failure {
+    Failure::new(FailureKind::Io, "the session has ended, or is ending")
         .with_code("session.ended")
         .with_retry(Retry::Never)
 }

@@ -100,12 +100,15 @@ struct Queries {
     running: Vec<Arc<Running>>,
     /// Queries that are being begun; their names and checkpoints are taken.
     starting: Vec<Starting>,
+    /// All were asked to end: gracefully, or at once. None starts any more.
+    ending: Option<bool>,
 }
 
 struct Starting {
     run: Uuid,
     name: Option<String>,
     checkpoint: Option<String>,
+    is_passing: bool,
     /// It is to end as soon as it runs: gracefully, or at once.
     stop: Option<bool>,
 }
@@ -113,6 +116,13 @@ struct Starting {
 impl Queries {
     /// Takes name and checkpoint for a query, so that of two starts at a time one is refused.
     fn claim(&mut self, claim: Starting) -> Result<(), Error> {
+        // What reads in passing may be part of the batch that is to be finished.
+        let may_start = self
+            .ending
+            .is_none_or(|graceful| graceful && claim.is_passing);
+        if !may_start {
+            return Err(host::ended().into());
+        }
         self.running.retain(|query| query.is_active());
         let running = self.running.iter();
         let running = running.map(|query| (&query.info.name, &query.checkpoint));
@@ -155,11 +165,15 @@ impl Queries {
     }
 
     fn stop(&mut self, graceful: bool) {
-        for query in &self.running {
+        // At once, if that was ever asked for.
+        self.ending = Some(graceful && self.ending.unwrap_or(true));
+        // What reads in passing ends by itself.
+        let running = self.running.iter();
+        for query in running.filter(|query| !(graceful && query.info.is_passing)) {
             query.handle.stop(graceful);
         }
-        for query in &mut self.starting {
-            // At once, if that was ever asked for.
+        let starting = self.starting.iter_mut();
+        for query in starting.filter(|query| !(graceful && query.is_passing)) {
             query.stop = Some(graceful && query.stop.unwrap_or(true));
         }
     }
@@ -169,6 +183,8 @@ impl Queries {
 pub(crate) struct NewQuery {
     pub(crate) name: Option<String>,
     pub(crate) checkpoint: Progress,
+    /// Folders that it reads.
+    pub(crate) reads: Vec<String>,
     /// What it gave before is still there after a restart.
     pub(crate) recovers: bool,
     /// It reads what is there, ends, and is not shown among the queries.
@@ -271,9 +287,14 @@ impl Session {
         self.0.host.runtime()
     }
 
-    /// Asks every query to end, after the batch that runs or at once. Doesn't wait.
+    /// Asks every query to end, after the batch that runs or at once; none starts any more. What [`read`](Self::read) reads is broken off at once only. Doesn't wait.
     pub fn stop_queries(&self, graceful: bool) {
         self.0.queries.lock().stop(graceful);
+    }
+
+    /// Whether every query was asked to end.
+    pub fn is_ending(&self) -> bool {
+        self.0.queries.lock().ending.is_some()
     }
 
     /// Ends every query and the driver. Says whether all batches that were begun are committed.
@@ -282,12 +303,20 @@ impl Session {
     /// When the executor of this process failed.
     pub fn stop(&self) -> Result<bool, Error> {
         self.stop_queries(true);
+        // They have the same time, all of them together.
+        let begun = self.clock().now();
         for query in self.active_queries() {
+            let passed = self.clock().now().since(begun);
             // Its own caller hears why it ended.
-            let _ = query.stop();
+            let _ = query.stop_within(self.stop_timeout().saturating_sub(passed));
         }
         self.0.host.stop()?;
         Ok(self.0.unfinished.lock().is_none())
+    }
+
+    /// What is said to whoever wants something of it then.
+    pub(crate) fn ended(&self) -> Error {
+        host::ended().into()
     }
 
     pub(crate) fn context(&self) -> &SessionContext {
@@ -383,10 +412,20 @@ impl Session {
     pub(crate) fn begin(&self, query: NewQuery) -> Result<StreamingQuery, Error> {
         let run = Uuid::new_v4();
         let checkpoint = self.0.host.location(&query)?;
+        if let Some(location) = &checkpoint
+            && is_among(location, &query.reads)
+        {
+            return Err(Error::option(
+                "checkpointLocation",
+                location,
+                "the query reads this folder, and would read its own progress",
+            ));
+        }
         let claimed = self.0.queries.lock().claim(Starting {
             run,
             name: query.name.clone(),
             checkpoint: checkpoint.clone(),
+            is_passing: query.is_passing,
             stop: None,
         });
         if let Err(refused) = claimed {
@@ -407,6 +446,12 @@ impl Session {
         self.0.queries.lock().begun(run, begun.as_ref().ok());
         Ok(StreamingQuery::new(begun?, self.clone()))
     }
+}
+
+/// Whether a location is one of these folders.
+pub(crate) fn is_among(location: &str, folders: &[String]) -> bool {
+    let place = place_of(location);
+    folders.iter().any(|folder| place_of(folder) == place)
 }
 
 /// A location however it is written: by links, or by the way from another folder.

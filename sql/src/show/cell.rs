@@ -11,7 +11,7 @@ use arrow::{
         UInt64Type,
     },
 };
-use jiff::{Timestamp, civil, tz::TimeZone};
+use jiff::{Timestamp, tz::TimeZone};
 use millstream_dstreams::display;
 
 use crate::error::Error;
@@ -66,10 +66,8 @@ fn append(array: &dyn Array, row: usize, zone: &TimeZone, out: &mut String) -> R
         DataType::BinaryView => hex(array.as_binary_view().value(row), out),
         DataType::Date32 => {
             let days = array.as_primitive::<Date32Type>().value(row);
-            let date = civil::date(1970, 1, 1)
-                .checked_add(jiff::Span::new().days(days))
-                .map_err(|error| Error::internal(format!("day {days} is no date: {error}")))?;
-            write!(out, "{date}").map_err(unwritable)
+            out.push_str(&date_text(i64::from(days)));
+            Ok(())
         }
         DataType::Timestamp(unit, in_zone) => {
             let micros = match unit {
@@ -93,7 +91,7 @@ fn append(array: &dyn Array, row: usize, zone: &TimeZone, out: &mut String) -> R
                 Some(_) => zone.clone(),
                 None => TimeZone::UTC,
             };
-            timestamp(micros, zone, out)
+            timestamp(micros, &zone, out)
         }
         DataType::Struct(_) => {
             let columns = array.as_struct().columns();
@@ -173,25 +171,83 @@ fn sequence<'a>(
 }
 
 /// `2026-11-22 10:00:00.5`: fractions without zeros at their end.
-fn timestamp(micros: i64, zone: TimeZone, out: &mut String) -> Result<(), Error> {
-    let instant = Timestamp::from_microsecond(micros)
-        .map_err(|error| Error::internal(format!("{micros} µs is no time: {error}")))?;
-    let time = instant.to_zoned(zone).datetime();
-    write!(
-        out,
-        "{} {:02}:{:02}:{:02}",
-        time.date(),
-        time.hour(),
-        time.minute(),
-        time.second()
-    )
-    .map_err(unwritable)?;
-    let fraction = time.subsec_nanosecond() / 1_000;
-    if fraction > 0 {
-        let digits = format!("{fraction:06}");
+fn timestamp(micros: i64, zone: &TimeZone, out: &mut String) -> Result<(), Error> {
+    let time = LocalTime::of(micros, zone);
+    write!(out, "{} {}", date_text(time.day), clock_text(time.second)).map_err(unwritable)?;
+    if time.micro > 0 {
+        let digits = format!("{:06}", time.micro);
         write!(out, ".{}", digits.trim_end_matches('0')).map_err(unwritable)?;
     }
     Ok(())
+}
+
+/// A time as the clocks of a zone show it. Every one that a column can hold: a producer that takes milliseconds for seconds gives years that no calendar
+/// library knows.
+pub(crate) struct LocalTime {
+    /// Since 1970.
+    pub(crate) day: i64,
+    /// Of the day.
+    pub(crate) second: i64,
+    pub(crate) micro: i64,
+    /// Of the clocks, ahead of UTC, seconds.
+    pub(crate) offset: i64,
+}
+
+const MICROS: i64 = 1_000_000;
+const DAY_SECONDS: i64 = 86_400;
+
+impl LocalTime {
+    pub(crate) fn of(micros: i64, zone: &TimeZone) -> Self {
+        // Beyond what is known, clocks are as at its end.
+        let known = Timestamp::from_microsecond(micros).unwrap_or(match micros < 0 {
+            true => Timestamp::MIN,
+            false => Timestamp::MAX,
+        });
+        let offset = i64::from(zone.to_offset(known).seconds());
+        let local = micros.div_euclid(MICROS).saturating_add(offset);
+        Self {
+            day: local.div_euclid(DAY_SECONDS),
+            second: local.rem_euclid(DAY_SECONDS),
+            micro: micros.rem_euclid(MICROS),
+            offset,
+        }
+    }
+}
+
+/// `10:00:00`.
+pub(crate) fn clock_text(second: i64) -> String {
+    let (minute, second) = (second / 60, second % 60);
+    format!("{:02}:{:02}:{second:02}", minute / 60, minute % 60)
+}
+
+/// `2026-11-22`, as Java writes dates: years of more than four digits with their sign.
+pub(crate) fn date_text(day: i64) -> String {
+    let (year, month, day) = civil_of(day);
+    match year {
+        0..=9_999 => format!("{year:04}-{month:02}-{day:02}"),
+        10_000.. => format!("+{year}-{month:02}-{day:02}"),
+        _ => format!("-{:04}-{month:02}-{day:02}", year.unsigned_abs()),
+    }
+}
+
+/// Year, month and day of a day since 1970, in the Gregorian calendar without beginning and end. The calendar repeats itself every 400 years, and is counted
+/// from March, so that the day that a leap year has more comes last.
+fn civil_of(day: i64) -> (i64, i64, i64) {
+    const FOUR_CENTURIES: i64 = 146_097;
+    /// From 1 March of the year 0.
+    const TO_1970: i64 = 719_468;
+    let day = day.saturating_add(TO_1970);
+    let in_cycle = day.rem_euclid(FOUR_CENTURIES);
+    let year = (in_cycle - in_cycle / 1_460 + in_cycle / 36_524 - in_cycle / 146_096) / 365;
+    let in_year = in_cycle - (365 * year + year / 4 - year / 100);
+    let from_march = (5 * in_year + 2) / 153;
+    let day_of_month = in_year - (153 * from_march + 2) / 5 + 1;
+    let month = match from_march {
+        0..=9 => from_march + 3,
+        _ => from_march - 9,
+    };
+    let year = year + day.div_euclid(FOUR_CENTURIES) * 400 + i64::from(month <= 2);
+    (year, month, day_of_month)
 }
 
 #[cfg(test)]

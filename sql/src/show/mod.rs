@@ -12,7 +12,7 @@ use jiff::tz::TimeZone;
 
 use crate::error::Error;
 
-pub(crate) use cell::cell_text;
+pub(crate) use cell::{LocalTime, cell_text, clock_text, date_text};
 
 /// A column is at least so wide.
 const MIN_WIDTH: usize = 3;

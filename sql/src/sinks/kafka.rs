@@ -130,6 +130,12 @@ impl KafkaTopics {
                 ));
             }
         }
+        if column("headers").is_some_and(|headers| !are_headers(&headers)) {
+            return Err(Error::refused(
+                "headers attribute type must be ARRAY<STRUCT<key: STRING, value: BINARY>>",
+                "make it of such pairs, or leave it out",
+            ));
+        }
         if self.topic.is_none() && column("topic").is_none() {
             return Err(Error::refused(
                 "topic option required when no 'topic' attribute is present",
@@ -244,6 +250,20 @@ fn records(batch: &RecordBatch) -> Result<Vec<ProducerRecord>, Error> {
     Ok(records)
 }
 
+/// Whether a column's values can be a record's headers: pairs of a text, and a text or bytes.
+fn are_headers(data_type: &DataType) -> bool {
+    let DataType::List(element) = data_type else {
+        return false;
+    };
+    let DataType::Struct(fields) = element.data_type() else {
+        return false;
+    };
+    match fields.iter().as_slice() {
+        [key, value] => key.data_type() == &DataType::Utf8 && is_bytes(value.data_type()),
+        _ => false,
+    }
+}
+
 fn headers_of(column: &ArrayRef, row: usize) -> Vec<Header> {
     if column.is_null(row) {
         return Vec::new();
@@ -257,6 +277,7 @@ fn headers_of(column: &ArrayRef, row: usize) -> Vec<Header> {
     };
     let (keys, values) = (entries.column(0), entries.column(1));
     (0..entries.len())
+        .filter(|entry| entries.is_valid(*entry))
         .map(|entry| Header {
             key: Text::from(keys.as_string::<i32>().value(entry)),
             value: bytes(values, entry),
@@ -266,6 +287,7 @@ fn headers_of(column: &ArrayRef, row: usize) -> Vec<Header> {
 
 #[cfg(test)]
 mod tests {
+    use arrow::datatypes::Field;
     use millstream_common::{
         config::{Config, OnNondeterminism},
         ids::BatchId,
@@ -297,5 +319,40 @@ mod tests {
         assert!(settings.accept_duplicates);
         assert_eq!(settings.build_id, "a build");
         assert_eq!(settings.properties["linger.ms"], "5");
+    }
+    #[test]
+    fn headers_of_another_type_are_refused() {
+        let mut options = Options::default();
+        options.set("kafka.bootstrap.servers", &"broker:9092");
+        options.set("topic", &"out");
+        let configured = Configured::of(&Config::builder().build().unwrap());
+        let topics = KafkaTopics::of(&mut options, "kafka-0".to_owned(), configured).unwrap();
+        let check = |headers: DataType| {
+            let value = Field::new("value", DataType::Utf8, true);
+            topics.check(&Schema::new(vec![
+                value,
+                Field::new("headers", headers, true),
+            ]))
+        };
+        let pairs = |key: DataType, value: DataType| {
+            let fields = vec![
+                Field::new("key", key, true),
+                Field::new("value", value, true),
+            ];
+            DataType::new_list(DataType::Struct(fields.into()), true)
+        };
+        check(pairs(DataType::Utf8, DataType::Binary)).unwrap();
+        for other in [
+            DataType::Utf8,
+            pairs(DataType::Int32, DataType::Binary),
+            pairs(DataType::Utf8, DataType::Int64),
+            DataType::new_list(
+                DataType::Struct(vec![Field::new("key", DataType::Utf8, true)].into()),
+                true,
+            ),
+        ] {
+            let refused = check(other).unwrap_err().to_string();
+            assert!(refused.contains("headers attribute type"), "{refused}");
+        }
     }
 }

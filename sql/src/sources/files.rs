@@ -127,6 +127,7 @@ impl FileSource {
         let configured = &self.configured;
         settings.existing_files = true;
         settings.only_present = bounds.only_present;
+        settings.at_once = bounds.at_once;
         settings.min_age = configured.min_age;
         settings.split_size = configured.split_size;
         settings.max_record_bytes = configured.max_record_bytes;

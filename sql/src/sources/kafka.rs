@@ -13,6 +13,7 @@ use arrow::{
 use millstream_common::{
     config::{self, Config, keys},
     failure::Failure,
+    text::Blob,
     time::Clock,
 };
 use millstream_connectors::{
@@ -27,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{BATCH_ROWS, BatchReader, Bounds, batch};
+use super::{BatchReader, Bounds, batch, is_full};
 use crate::{error::Error, options::Options};
 
 /// Topics, as a reader was set to.
@@ -200,6 +201,14 @@ impl KafkaSource {
             .unwrap_or_else(|| format!("{prefix}-{}", Uuid::new_v4()));
         let fails = config.get(keys::KAFKA_ON_DATA_LOSS) == config::OnDataLoss::Fail;
         let with_headers = options.take_bool("includeHeaders")?.unwrap_or(false);
+        let most = options.take_number("maxOffsetsPerTrigger", "a number of records")?;
+        if most == Some(0) {
+            return Err(Error::option(
+                "maxOffsetsPerTrigger",
+                "0",
+                "it is at least 1",
+            ));
+        }
         let source = Self {
             brokers,
             subscription,
@@ -207,8 +216,7 @@ impl KafkaSource {
             ending_offsets,
             group,
             properties,
-            max_offsets_per_trigger: options
-                .take_number("maxOffsetsPerTrigger", "a number of records")?,
+            max_offsets_per_trigger: most,
             fails_on_data_loss: options.take_bool("failOnDataLoss")?.unwrap_or(fails),
             max_rate_per_partition: config.get(keys::KAFKA_MAX_RATE_PER_PARTITION),
             read_ahead_bytes: config.get(keys::KAFKA_READ_AHEAD).as_len(),
@@ -324,8 +332,10 @@ impl BatchReader for RecordReader {
     fn next(&mut self, task: &mut TaskContext<'_>) -> Result<Option<RecordBatch>, Failure> {
         let mut records = Vec::new();
         let mut more = Vec::new();
-        while !self.is_over && records.len() < BATCH_ROWS {
+        let mut bytes = 0;
+        while !self.is_over && !is_full(records.len(), bytes) {
             self.is_over = self.records.next(&mut more, task)? == More::No;
+            bytes += more.iter().map(length).sum::<usize>();
             records.append(&mut more);
         }
         if records.is_empty() {
@@ -335,6 +345,13 @@ impl BatchReader for RecordReader {
         let columns = fields.map(|field| column(&records, field)).collect();
         batch(&self.schema, columns, records.len()).map(Some)
     }
+}
+
+/// Bytes of a record, about.
+fn length(record: &Record) -> usize {
+    let of = |part: &Option<Blob>| part.as_deref().map_or(0, <[u8]>::len);
+    let headers = record.headers.iter();
+    of(&record.key) + of(&record.value) + headers.map(|header| of(&header.value)).sum::<usize>()
 }
 
 fn column(records: &[Record], field: &Field) -> ArrayRef {
@@ -552,5 +569,10 @@ mod tests {
         let made = column(&kinds.map(record), &field);
         let made: &Int32Array = arrow::array::AsArray::as_primitive(made.as_ref());
         assert_eq!(made.values().to_vec(), [-1, 0, 1]);
+    }
+    #[test]
+    fn a_batch_of_no_records_is_refused() {
+        let refused = with(&[("maxOffsetsPerTrigger", "0")], true).unwrap_err();
+        assert!(refused.to_string().contains("at least 1"), "{refused}");
     }
 }

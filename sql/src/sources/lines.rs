@@ -20,10 +20,10 @@ use millstream_connectors::{
 use millstream_dataflow::program::TaskContext;
 
 use super::{
-    BATCH_ROWS, BatchReader, batch, convert,
+    BatchReader, batch, convert,
     csv::{CsvOptions, Cutter},
     files::{FileSource, Mode},
-    json,
+    is_full, json,
     pattern::Patterns,
 };
 use crate::error::task_failure;
@@ -48,8 +48,10 @@ impl Lines {
     /// Lines until there are enough or no more; none at the end.
     fn take(&mut self, task: &mut TaskContext<'_>) -> Result<Vec<Text>, Failure> {
         let mut more = Vec::new();
-        while !self.is_over && self.chunk.len() < BATCH_ROWS {
+        let mut bytes = 0;
+        while !self.is_over && !is_full(self.chunk.len(), bytes) {
             self.is_over = self.lines.next(&mut more, task)? == More::No;
+            bytes += more.iter().map(|line| line.as_str().len()).sum::<usize>();
             self.chunk.append(&mut more);
         }
         Ok(std::mem::take(&mut self.chunk))

@@ -65,6 +65,16 @@ impl SourceDriver for MemoryDriver {
         let position = newest.map_or(&history.start, |(_, input)| &input.position);
         let taken = position.as_u64().ok_or_else(|| unreadable(position))?;
         self.taken = usize::try_from(taken).unwrap_or(usize::MAX);
+        let given = self.rows.0.lock().len();
+        if self.taken > given {
+            // What is added from now on would be taken for what was read before.
+            let message = format!(
+                "the checkpoint says that {taken} blocks of a memory stream were read, but it was given {given}: its rows are gone with the program that added them; give another checkpoint"
+            );
+            return Err(Failure::new(FailureKind::DataLoss, message)
+                .with_code("memory.gone")
+                .with_retry(Retry::Never));
+        }
         Ok(())
     }
 

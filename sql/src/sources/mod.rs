@@ -50,6 +50,9 @@ use crate::error::{Error, task_failure};
 /// Rows of a batch that a reader gives.
 const BATCH_ROWS: usize = 8_192;
 
+/// So many bytes of records close a batch early: long ones must fit the memory, and a column its offsets.
+const BATCH_BYTES: usize = 8 << 20;
+
 /// A source, as a plan's bytes have it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) enum SourceSpec {
@@ -170,6 +173,11 @@ impl ExecutorSource {
             splits.close();
         }
     }
+}
+
+/// Whether so many rows, of so many bytes, are a batch.
+fn is_full(rows: usize, bytes: usize) -> bool {
+    rows >= BATCH_ROWS || bytes >= BATCH_BYTES
 }
 
 fn projected(schema: &SchemaRef, projection: &[usize]) -> Result<SchemaRef, Failure> {

@@ -113,6 +113,11 @@ impl TextFileDriver {
         let search = Search {
             modified_until,
             known_too,
+            // Of what is present only once is asked.
+            most: match self.settings.only_present {
+                true => usize::MAX,
+                false => MAX_NEW_FILES,
+            },
         };
         let folders = self.folders.clone();
         let pattern = self.settings.directory.clone();
@@ -280,7 +285,7 @@ impl SourceDriver for TextFileDriver {
         if self.settings.existing_files {
             return to_value(&Snapshot::default());
         }
-        if existing.len() == MAX_NEW_FILES {
+        if existing.len() >= MAX_NEW_FILES {
             let message = format!(
                 "{} holds more than {MAX_NEW_FILES} files already; move them elsewhere, or read existing files too",
                 self.settings.directory
@@ -331,9 +336,10 @@ impl SourceDriver for TextFileDriver {
     async fn plan(&mut self, request: PlanRequest) -> Result<PlannedInput, Failure> {
         let limit = match self.settings.max_files_per_batch {
             Some(files) => usize::try_from(files).unwrap_or(MAX_NEW_FILES),
+            None if self.settings.at_once => usize::MAX,
             None => MAX_NEW_FILES,
         };
-        let files = self.next_files(limit.min(MAX_NEW_FILES)).await?;
+        let files = self.next_files(limit).await?;
         let mut splits = Vec::with_capacity(files.len());
         let seen = Arc::make_mut(&mut self.seen);
         for file in &files {
@@ -602,5 +608,44 @@ mod tests {
             }
             prop_assert_eq!(at, size);
         }
+    }
+    #[tokio::test]
+    async fn what_is_present_is_taken_however_much_it_is() {
+        let mut fixture = Fixture::new();
+        fixture.settings.existing_files = true;
+        fixture.settings.only_present = true;
+        for number in 0..MAX_NEW_FILES + 10 {
+            fixture.put(&number.to_string(), "x\n");
+        }
+        let mut driver = fixture.driver();
+        driver.start().await.unwrap();
+        let first = driver.plan(request(0)).await.unwrap();
+        let second = driver.plan(request(1)).await.unwrap();
+        assert_eq!(
+            (first.splits.len(), second.splits.len()),
+            (MAX_NEW_FILES, 10)
+        );
+        fixture.settings.at_once = true;
+        let mut driver = fixture.driver();
+        driver.start().await.unwrap();
+        let all = driver.plan(request(0)).await.unwrap();
+        assert_eq!(all.splits.len(), MAX_NEW_FILES + 10);
+    }
+
+    #[tokio::test]
+    async fn links_that_lead_nowhere_are_passed_over() {
+        let fixture = Fixture::new();
+        let mut driver = fixture.driver();
+        driver.start().await.unwrap();
+        let link = |name: &str, to: &str| {
+            std::os::unix::fs::symlink(to, fixture.folder.path().join(name)).unwrap();
+        };
+        link("gone", "nowhere");
+        link("loop", "loop");
+        fixture.put("file", "x\n");
+        link("linked", "file");
+        let planned = driver.plan(request(0)).await.unwrap();
+        let found: std::collections::BTreeSet<String> = names(&planned).into_iter().collect();
+        assert_eq!(found, ["file", "linked"].map(str::to_owned).into());
     }
 }

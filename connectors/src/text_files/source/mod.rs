@@ -70,6 +70,8 @@ pub struct Settings {
     pub existing_files: bool,
     /// Only files that are there when the folders are first listed are taken.
     pub only_present: bool,
+    /// One batch takes all of them, however many there are, unless [`max_files_per_batch`](Self::max_files_per_batch) is set.
+    pub at_once: bool,
     /// A file is taken only when it was last changed so long ago.
     pub min_age: Duration,
     /// Bytes of a file that one task reads.
@@ -101,6 +103,7 @@ impl Settings {
             directory: directory.into(),
             existing_files: false,
             only_present: false,
+            at_once: false,
             min_age: Duration::ZERO,
             split_size: 128 << 20,
             max_files_per_batch: None,

@@ -10,6 +10,7 @@ use millstream_common::config::Config;
 use millstream_integration_tests::{cluster::Application, kafka::KafkaBroker, process::Stream};
 
 use super::job::{Job, SQLJOB};
+use crate::word_job::wait_says;
 
 const FILE: &str = "\
 emp_id,emp_name,job_name,manager_id,salary,dept_name
@@ -135,4 +136,23 @@ fn who_gave_a_record_its_time_is_told() {
         assert_eq!(kinds.values().to_vec(), [expected], "{kind}");
     }
     session.stop().unwrap();
+}
+
+#[test]
+fn a_signal_ends_what_waits_for_executors_that_never_come() {
+    let job = Job::new();
+    job.put("1.csv", FILE);
+    // Reading twice, the second time after the signal; and a stream.
+    for query in ["fixed", "by-job"] {
+        let application = job
+            .application(&["--query", query])
+            .conf("stop.timeout", "500ms");
+        let driver = application.start_driver().unwrap();
+        driver.wait_ready().unwrap();
+        wait_says(&driver.process, &["no executor can take tasks"]);
+        // Broken off, as the batch can't be finished.
+        assert_eq!(driver.stop().unwrap(), Some(4), "{query}");
+        // What was not read isn't shown as if it were nothing.
+        assert_eq!(driver.process.output().text(Stream::Out), "", "{query}");
+    }
 }

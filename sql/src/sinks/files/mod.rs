@@ -25,6 +25,8 @@ pub(crate) use writer::FilesWriter;
 use crate::{error::Error, options::Options, reader::path_of};
 
 const STAGING: &str = ".staging";
+/// Ends the name of the mark that a batch was published.
+const PUBLISHED: &str = ".published";
 
 /// How rows are written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -175,6 +177,11 @@ impl FileSink {
 
     fn batch(&self, query: QueryId, batch: BatchId, epoch: Epoch) -> PathBuf {
         self.staging(query).join(format!("{}-{}", batch.0, epoch.0))
+    }
+
+    /// Is there once a batch has been published.
+    fn published(&self, query: QueryId, batch: BatchId) -> PathBuf {
+        self.staging(query).join(format!("{}{PUBLISHED}", batch.0))
     }
 
     fn attempt(&self, id: &WriteId) -> PathBuf {

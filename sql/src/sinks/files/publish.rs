@@ -1,7 +1,9 @@
 //! The driver half: renames the winners' files to their final names once the batch has committed.
 
 use std::{
-    fs, io,
+    collections::BTreeSet,
+    fs::{self, File},
+    io,
     path::{Component, Path, PathBuf},
     sync::Arc,
 };
@@ -19,7 +21,7 @@ use millstream_connectors::{
 };
 use serde::Deserialize;
 
-use super::{FileSink, Staged};
+use super::{FileSink, PUBLISHED, Staged};
 
 /// Publishes staged files.
 pub(crate) struct FilePublisher {
@@ -94,29 +96,44 @@ fn publish(sink: &FileSink, batch: SinkBatch, winners: &[SinkCommit]) -> Result<
     for winner in winners {
         files.extend(staged_files(sink, batch.query, winner)?);
     }
-    let mut changed: Vec<PathBuf> = Vec::new();
+    if files.is_empty() {
+        return Ok(());
+    }
+    // A batch that was published once isn't looked at again: its files are their readers', who may have taken them away.
+    let published = sink.folder.join(sink.published(batch.query, batch.batch));
+    let is_published = published.try_exists();
+    if is_published.map_err(|error| refused("look for", &published, &error))? {
+        return Ok(());
+    }
+    let mut changed: BTreeSet<PathBuf> = BTreeSet::new();
     for (done, file) in files.iter().enumerate() {
         failpoint!("sink.files.publish", batch = batch.batch, done = done);
         let target = sink.folder.join(&file.name);
         let Some(folder) = target.parent() else {
             continue;
         };
-        if !changed.iter().any(|known| known == folder) {
+        if !changed.contains(folder) {
             fs::create_dir_all(folder).map_err(|error| refused("make", folder, &error))?;
-            changed.push(folder.to_owned());
+            changed.insert(folder.to_owned());
         }
         put_in_place(file, &sink.folder.join(&file.staged), &target)?;
     }
     // Folders that were just made are entries of those above them.
-    for folder in &changed {
-        for above in folder.ancestors() {
-            sync(sink, above)?;
-            if above == sink.folder {
-                break;
-            }
-        }
+    let with_those_above: BTreeSet<&Path> = changed
+        .iter()
+        .flat_map(|folder| folder.ancestors())
+        .filter(|above| above.starts_with(&sink.folder))
+        .collect();
+    for folder in with_those_above {
+        sync(sink, folder)?;
     }
     failpoint!("sink.files.before_mark", batch = batch.batch);
+    // The files must not be less lasting than the mark that says they are all there.
+    if let Some(staging) = published.parent() {
+        fs::create_dir_all(staging).map_err(|error| refused("make", staging, &error))?;
+        File::create(&published).map_err(|error| refused("make", &published, &error))?;
+        sync(sink, staging)?;
+    }
     Ok(())
 }
 
@@ -164,8 +181,23 @@ fn sweep(sink: &FileSink, batch: SinkBatch) -> io::Result<()> {
     for entry in entries {
         let entry = entry?;
         let name = entry.file_name();
-        let parts = name.to_str().and_then(|name| name.split_once('-'));
-        let Some((number, epoch)) = parts else {
+        let Some(name) = name.to_str() else {
+            continue;
+        };
+        if let Some(number) = name.strip_suffix(PUBLISHED) {
+            // That of the newest batch is asked for at the next start.
+            let is_older = number
+                .parse::<u64>()
+                .is_ok_and(|number| number < batch.batch.0);
+            if is_older {
+                match fs::remove_file(entry.path()) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
+            continue;
+        }
+        let Some((number, epoch)) = name.split_once('-') else {
             continue;
         };
         let (Ok(number), Ok(epoch)) = (number.parse::<u64>(), epoch.parse::<u64>()) else {

@@ -5,10 +5,13 @@ use arrow::{
     datatypes::{DataType, Float32Type, Float64Type, TimeUnit, TimestampMicrosecondType},
     record_batch::RecordBatch,
 };
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::tz::TimeZone;
 
 use super::{CsvStyle, FileFormat};
-use crate::{error::Error, show::cell_text};
+use crate::{
+    error::Error,
+    show::{LocalTime, cell_text, clock_text, date_text},
+};
 
 /// Appends the header line, where the format has one.
 pub(super) fn header(format: &FileFormat, batch: &RecordBatch, out: &mut String) {
@@ -81,7 +84,7 @@ fn csv(
 fn plain(column: &dyn Array, row: usize, zone: &TimeZone) -> Result<String, Error> {
     if let DataType::Timestamp(TimeUnit::Microsecond, in_zone) = column.data_type() {
         let micros = column.as_primitive::<TimestampMicrosecondType>().value(row);
-        return time(micros, in_zone.is_some(), zone);
+        return Ok(time(micros, in_zone.is_some(), zone));
     }
     if let DataType::Binary = column.data_type() {
         return Ok(String::from_utf8_lossy(column.as_binary::<i32>().value(row)).into_owned());
@@ -90,19 +93,28 @@ fn plain(column: &dyn Array, row: usize, zone: &TimeZone) -> Result<String, Erro
 }
 
 /// `2026-01-15T13:00:00.000+01:00`, as Spark's `yyyy-MM-dd'T'HH:mm:ss[.SSS][XXX]`.
-fn time(micros: i64, has_zone: bool, zone: &TimeZone) -> Result<String, Error> {
-    let instant = Timestamp::from_microsecond(micros)
-        .map_err(|error| Error::internal(format!("time {micros} can't be written: {error}")))?;
+fn time(micros: i64, has_zone: bool, zone: &TimeZone) -> String {
+    let zone = if has_zone { zone } else { &TimeZone::UTC };
+    let time = LocalTime::of(micros, zone);
+    let text = format!(
+        "{}T{}.{:03}",
+        date_text(time.day),
+        clock_text(time.second),
+        time.micro / 1_000
+    );
     if !has_zone {
-        let local = instant.to_zoned(TimeZone::UTC);
-        return Ok(local.strftime("%Y-%m-%dT%H:%M:%S.%3f").to_string());
+        return text;
     }
-    let zoned = instant.to_zoned(zone.clone());
-    let text = zoned.strftime("%Y-%m-%dT%H:%M:%S.%3f").to_string();
-    if zoned.offset().is_zero() {
-        return Ok(format!("{text}Z"));
+    if time.offset == 0 {
+        return format!("{text}Z");
     }
-    Ok(format!("{text}{}", zoned.strftime("%:z")))
+    let sign = if time.offset < 0 { '-' } else { '+' };
+    let clock = clock_text(time.offset.abs());
+    // Seconds, which zones had before there were trains, are written where there are any.
+    format!(
+        "{text}{sign}{}",
+        clock.strip_suffix(":00").unwrap_or(&clock)
+    )
 }
 
 fn quoted(text: &str, style: &CsvStyle, out: &mut String) {

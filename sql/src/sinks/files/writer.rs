@@ -17,7 +17,7 @@ use arrow::{
 use jiff::tz::TimeZone;
 use millstream_common::{
     failpoint,
-    failure::{Failure, FailureKind},
+    failure::{Failure, FailureKind, Retry},
     protocol::SinkCommit,
 };
 use millstream_connectors::{
@@ -36,6 +36,9 @@ use crate::{
 
 /// Folders that one task may write to at a time.
 const MOST_FOLDERS: usize = 10_000;
+/// What file systems of Linux take as a name, and as a path.
+const MOST_NAME_BYTES: usize = 255;
+const MOST_PATH_BYTES: usize = 4_095;
 
 /// One attempt's write.
 pub(crate) struct FilesWriter {
@@ -160,6 +163,26 @@ impl FilesWriter {
         Ok(folder)
     }
 
+    /// Folders are made when the batch has committed: what no file system takes must be told before.
+    fn check_length(&self, folder: &str, file_name: &str) -> Result<(), Failure> {
+        let longest = folder.split('/').max_by_key(|name| name.len());
+        let longest = longest.unwrap_or_default();
+        let path = self.sink.folder.as_os_str().len() + folder.len() + file_name.len() + 2;
+        if longest.len() <= MOST_NAME_BYTES && path <= MOST_PATH_BYTES {
+            return Ok(());
+        }
+        let shown: String = longest.chars().take(60).collect();
+        Err(Failure::new(
+            FailureKind::UserCode,
+            format!(
+                "a value of partition_by makes a folder's name of {} bytes and a path of {path}, but a file system takes {MOST_NAME_BYTES} and {MOST_PATH_BYTES}: `{shown}..`; partition by something shorter, such as a hash of it, or leave such rows out",
+                longest.len()
+            ),
+        )
+        .with_code("sink.long_name")
+        .with_retry(Retry::Never))
+    }
+
     fn append(&mut self, folder: String, rows: &RecordBatch) -> Result<(), Failure> {
         let rows = rows.project(&self.in_files);
         let rows = rows.map_err(|error| task_failure(error.into()))?;
@@ -194,9 +217,10 @@ impl FilesWriter {
                 ),
             ));
         }
+        let file_name = self.sink.file_name(&self.id, number);
+        self.check_length(folder, &file_name)?;
         let attempt = self.sink.folder.join(self.sink.attempt(&self.id));
         fs::create_dir_all(&attempt).map_err(|error| refused("make", &attempt, &error))?;
-        let file_name = self.sink.file_name(&self.id, number);
         let path = attempt.join(&file_name);
         let file = File::create_new(&path).map_err(|error| refused("make", &path, &error))?;
         let mut file = Counted {
