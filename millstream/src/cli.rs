@@ -116,14 +116,15 @@ pub(crate) fn command<A: Args>() -> Result<Command, Error> {
 
 const AFTER_HELP: &str = "\
 Examples:
-  PROGRAM ...                                             driver and task slots in one process
-  PROGRAM --master 'local-cluster[3,2]' ...               a driver and 3 executor processes of 2 slots
-  PROGRAM --master cluster --listen 0.0.0.0:7077 ...      a driver; executors come to it
-  PROGRAM executor --driver driver:7077 --cores 4         such an executor
+  PROGRAM ...                                         one process
+  PROGRAM --master 'local-cluster[3,2]' ...           a driver and 3 executors
+  PROGRAM --master cluster --listen 0.0.0.0:7077 ...  a driver alone
+  PROGRAM executor --driver driver:7077 --cores 4     an executor of such a one
 
-Results go to standard output, logs to standard error (MILLSTREAM_LOG=debug for more). SIGINT and SIGTERM finish the queued batches and
-commit; a second one stops at once. Exit codes: 0 all committed, 1 failed, 2 bad arguments or configuration, 3 superseded by another
-driver on the same checkpoint, 4 stop.timeout passed with a batch uncommitted.";
+Results go to standard output, logs to standard error (MILLSTREAM_LOG=debug for more). \
+SIGINT and SIGTERM finish the queued batches and commit; a second one stops at once. \
+Exit codes: 0 all committed, 1 failed, 2 bad arguments or configuration, 3 superseded by another driver on the same checkpoint, \
+4 stop.timeout passed with a batch uncommitted.";
 
 fn clashes(ours: &Arg, theirs: &Arg) -> bool {
     let same_long = ours.get_long().is_some() && ours.get_long() == theirs.get_long();
