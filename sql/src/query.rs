@@ -163,11 +163,6 @@ impl StreamingQuery {
         Ok(())
     }
 
-    /// Whether its sources had nothing new when they were last asked.
-    pub(crate) fn has_looked_in_vain(&self) -> bool {
-        self.running.handle.status().borrow().empty_looks > 0
-    }
-
     /// Why it ended, if it did by an error.
     pub fn exception(&self) -> Option<Error> {
         if self.is_active() {

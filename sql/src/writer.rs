@@ -325,9 +325,9 @@ pub(crate) fn collect(
     query.await_termination()?;
     let rows = match query.last_progress() {
         Some(_) => table.rows(),
-        None if query.has_looked_in_vain() => rows_of_nothing(session, planned.physical)?,
         // Broken off: nothing would look like all there is.
-        None => return Err(session.ended()),
+        None if session.is_ending() => return Err(session.ended()),
+        None => rows_of_nothing(session, planned.physical)?,
     };
     Ok((planned.schema, rows))
 }

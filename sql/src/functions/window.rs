@@ -280,7 +280,7 @@ impl ScalarUDFImpl for SlidesFunction {
             let before = starts.len();
             if let Some(time) = time {
                 let mut start = windows.newest(time);
-                while start.saturating_add(windows.length) > time {
+                while time.saturating_sub(start) < windows.length {
                     starts.push(start);
                     match start.checked_sub(windows.slide) {
                         Some(earlier) => start = earlier,
@@ -387,6 +387,7 @@ mod tests {
             assert!(Windows::of_texts(texts).is_err(), "{texts:?}");
         }
     }
+
     #[test]
     fn windows_end_where_times_do() {
         let call = |time: i64| {
