@@ -51,7 +51,9 @@ pub enum Error {
         operator: String,
     },
     /// The arguments that the driver sent are not those of this application.
-    #[error("the application's arguments could not be read: {reason}")]
+    #[error(
+        "the application's arguments could not be read: {reason}; an executor must be the same executable as its driver"
+    )]
     Arguments {
         /// What serde said.
         reason: String,
