@@ -122,7 +122,8 @@ Examples:
   PROGRAM executor --driver driver:7077 --cores 4     an executor of such a one
 
 Results go to standard output, logs to standard error (MILLSTREAM_LOG=debug for more). \
-SIGINT and SIGTERM finish the queued batches and commit; a second one stops at once. \
+SIGINT and SIGTERM finish the queued batches and commit; a second one stops at once.
+
 Exit codes: 0 all committed, 1 failed, 2 bad arguments or configuration, 3 superseded by another driver on the same checkpoint, \
 4 stop.timeout passed with a batch uncommitted.";
 
