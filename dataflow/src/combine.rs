@@ -73,13 +73,16 @@ struct Slot {
 
 const NOT_FOUND: u32 = u32::MAX;
 
+/// Rows of a block: few enough that their entries stay in the nearest cache between passes.
+const BLOCK_ROWS: usize = 64;
+
 /// Rows of equal keys merged, in memory up to the task's spill threshold.
 pub struct Table<'t, 'a, K, C> {
     task: &'t Task<'a>,
     hasher: FixedState,
     index: HashTable<Slot>,
     entries: Vec<Entry<K, C>>,
-    /// Of the chunk that is coming in: each row's hash, and the entry that it probably belongs to.
+    /// Of the block that is coming in: each row's hash, and the entry that it probably belongs to.
     probes: Vec<(u64, u32)>,
     options: TableOptions,
     detacher: Detacher<(K, C)>,
@@ -125,8 +128,9 @@ impl<'t, 'a, K: Key, C: Data> Table<'t, 'a, K, C> {
     /// combined values of a key, the earlier first, should the table be spilled. `added` is what row `i` adds to the weight under
     /// [`Weighing::Added`]; it isn't asked otherwise.
     ///
-    /// Works in two passes: the first finds entries by their hashes, the second compares keys and merges. So the processor waits for the memory of
-    /// many rows at once, which is most of what a large table costs.
+    /// Works on blocks of rows, each in passes: the first ones hash the keys, find entries by the hashes and look at them, the last compares keys and
+    /// merges. So the processor waits for the memory of many rows at once, which is most of what a large table costs. Hashing is a pass of its own,
+    /// as it branches by the lengths of keys: a branch that was guessed wrongly throws away what was asked for after it.
     ///
     /// # Errors
     /// When a row can't be encoded, or spilling fails.
@@ -139,29 +143,42 @@ impl<'t, 'a, K: Key, C: Data> Table<'t, 'a, K, C> {
         merge_combined: &dyn Fn(C, C) -> C,
     ) -> Result<(), Failure> {
         let mut probes = std::mem::take(&mut self.probes);
-        probes.clear();
-        for (key, _) in rows.iter() {
-            let hash = self.hasher.hash_one(key);
-            let found = self.index.find(hash, |slot| slot.hash == hash as u32);
-            probes.push((hash, found.map_or(NOT_FOUND, |slot| slot.at)));
-        }
-        for (row, ((key, value), (hash, probe))) in rows.drain(..).zip(&probes).enumerate() {
-            let added = match self.options.weighing {
-                Weighing::Again => 0,
-                Weighing::Added => added(row),
-            };
-            let Some(at) = self.place_of(&key, *hash, *probe) else {
-                self.insert(*hash, key, create(value), added, merge_combined)?;
-                continue;
-            };
-            let combined = &mut self.entries[at].combined;
-            if let Some(so_far) = combined.take() {
-                *combined = Some(merge(so_far, value));
+        let mut row = 0;
+        let mut rows = rows.drain(..);
+        while !rows.as_slice().is_empty() {
+            let block = rows.as_slice().iter().take(BLOCK_ROWS);
+            probes.clear();
+            probes.extend(block.map(|(key, _)| (self.hasher.hash_one(key), NOT_FOUND)));
+            for (hash, probe) in &mut probes {
+                let found = self.index.find(*hash, |slot| slot.hash == *hash as u32);
+                *probe = found.map_or(NOT_FOUND, |slot| slot.at);
             }
-            self.merges += 1;
-            self.weight += added as u64;
-            if self.merges > self.merges_allowed || self.weight > self.noticed {
-                self.after_merges(merge_combined)?;
+            for (_, probe) in &mut probes {
+                let entry = self.entries.get(*probe as usize);
+                if entry.is_none_or(|entry| entry.combined.is_none()) {
+                    *probe = NOT_FOUND;
+                }
+            }
+            // In this order: a row isn't taken when there is no probe left.
+            for ((hash, probe), (key, value)) in probes.iter().zip(rows.by_ref()) {
+                let added = match self.options.weighing {
+                    Weighing::Again => 0,
+                    Weighing::Added => added(row),
+                };
+                row += 1;
+                let Some(at) = self.place_of(&key, *hash, *probe) else {
+                    self.insert(*hash, key, create(value), added, merge_combined)?;
+                    continue;
+                };
+                let combined = &mut self.entries[at].combined;
+                if let Some(so_far) = combined.take() {
+                    *combined = Some(merge(so_far, value));
+                }
+                self.merges += 1;
+                self.weight += added as u64;
+                if self.merges > self.merges_allowed || self.weight > self.noticed {
+                    self.after_merges(merge_combined)?;
+                }
             }
         }
         self.probes = probes;

@@ -10,12 +10,14 @@ use millstream_common::{
     protocol::BlockLocation,
 };
 use millstream_proto::{
-    auth::{PresentSecret, Secret},
-    limits, pb,
+    auth::Secret,
+    limits,
+    pb::{self, fetch_reply::What},
+    peers::Peers,
     refusal::UNAUTHENTICATED,
-    tls::{Dial, Tls},
+    tls::Tls,
 };
-use tonic::{Code, Status, service::interceptor::InterceptedService, transport::Endpoint};
+use tonic::{Code, Status};
 
 /// Fetches a whole block from the executor that has it.
 #[async_trait]
@@ -27,10 +29,9 @@ pub trait FetchBlock: Send + Sync {
     async fn fetch(&self, location: &BlockLocation, max_bytes: u64) -> Result<Vec<Bytes>, Failure>;
 }
 
-/// Fetches over the network.
+/// Fetches over the network; connections stay.
 pub struct GrpcFetch {
-    secret: Option<Secret>,
-    tls: Tls,
+    peers: Peers,
     max_message: usize,
     timeout: Duration,
 }
@@ -39,8 +40,7 @@ impl GrpcFetch {
     /// `timeout` is how long a fetch may go without receiving anything.
     pub fn new(secret: Option<Secret>, tls: Tls, max_message: usize, timeout: Duration) -> Self {
         Self {
-            secret,
-            tls,
+            peers: Peers::new(secret.as_ref(), tls, timeout),
             max_message,
             timeout,
         }
@@ -51,35 +51,28 @@ impl GrpcFetch {
         location: &BlockLocation,
         max_bytes: u64,
     ) -> Result<Vec<Bytes>, Attempt> {
-        let endpoint = Endpoint::from_shared(format!("http://{}", location.address))
-            .map_err(Attempt::failed)?
-            .connect_timeout(self.timeout);
-        let dial = self.tls.dial();
-        let fetched = self.fetch_by(&endpoint, &dial, location, max_bytes).await;
+        let fetched = self.fetch_once(location, max_bytes).await;
         // What is wrong with the other side says more than that a connection broke off.
-        match (fetched, dial.trouble()) {
+        match (fetched, self.peers.trouble(&location.address)) {
             (Err(Attempt::Failed(_)), Some(trouble)) => Err(Attempt::failed(trouble)),
             (fetched, _) => fetched,
         }
     }
 
-    async fn fetch_by(
+    async fn fetch_once(
         &self,
-        endpoint: &Endpoint,
-        dial: &Dial,
         location: &BlockLocation,
         max_bytes: u64,
     ) -> Result<Vec<Bytes>, Attempt> {
-        let channel = dial.open(endpoint).await.map_err(Attempt::failed)?;
-        let guarded = InterceptedService::new(channel, PresentSecret::new(self.secret.as_ref()));
-        let mut client = pb::executor_client::ExecutorClient::new(guarded)
-            .max_decoding_message_size(self.max_message + limits::FETCH_REPLY_OVERHEAD);
+        let reply_limit = self.max_message + limits::FETCH_REPLY_OVERHEAD;
+        let client = self.peers.client(&location.address, reply_limit);
+        let mut client = client.map_err(Attempt::Failed)?;
         let request = pb::FetchRequest {
             blocks: vec![block_of(location).into()],
         };
-        let mut replies = client
-            .fetch(request)
-            .await
+        let answered = tokio::time::timeout(self.timeout, client.fetch(request)).await;
+        let mut replies = answered
+            .map_err(Attempt::failed)?
             .map_err(Attempt::refused)?
             .into_inner();
         let mut frames = Vec::new();
@@ -94,15 +87,15 @@ impl GrpcFetch {
                 ));
             };
             match reply.what {
-                Some(pb::fetch_reply::What::Frame(frame)) => {
+                Some(What::Frame(frame)) => {
                     bytes += frame.len() as u64;
                     if bytes > max_bytes {
                         return Err(Attempt::TooLarge);
                     }
                     frames.push(frame);
                 }
-                Some(pb::fetch_reply::What::End(_)) => return Ok(frames),
-                Some(pb::fetch_reply::What::Missing(_)) | None => {
+                Some(What::End(_)) => return Ok(frames),
+                Some(What::Missing(_)) | None => {
                     return Err(Attempt::Failed("the executor doesn't have it".to_owned()));
                 }
             }
@@ -132,7 +125,12 @@ impl Attempt {
 #[async_trait]
 impl FetchBlock for GrpcFetch {
     async fn fetch(&self, location: &BlockLocation, max_bytes: u64) -> Result<Vec<Bytes>, Failure> {
-        match self.try_fetch(location, max_bytes).await {
+        let mut fetched = self.try_fetch(location, max_bytes).await;
+        if matches!(fetched, Err(Attempt::Failed(_))) {
+            // The connection may have been one that broke while nobody used it.
+            fetched = self.try_fetch(location, max_bytes).await;
+        }
+        match fetched {
             Ok(frames) => Ok(frames),
             Err(Attempt::TooLarge) => Err(too_large(max_bytes)),
             Err(Attempt::OtherSecret) => {

@@ -59,7 +59,8 @@ pub trait OutputDriver: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// The output's stage is done: results in partition order (print, callback). Runs before the batch is committed, once per run of the batch.
+    /// The output's stage is done: results in partition order (print, callback). Runs before the batch is committed, once per run of the batch, on
+    /// the IO threads: what blocks needs a thread of its own (`spawn_blocking`).
     ///
     /// # Errors
     /// Ends the batch and the query.

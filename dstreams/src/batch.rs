@@ -3,12 +3,13 @@
 use std::{marker::PhantomData, ops::Deref, sync::Arc};
 
 use bytes::Bytes;
-use millstream_common::{
-    failure::{Failure, FailureKind, Retry},
-    protocol::BlockLocation,
-};
+use futures::{StreamExt, TryStreamExt, stream};
+use millstream_common::failure::{Failure, FailureKind, Retry};
 use millstream_dataflow::{combine::Data, read::decode_frame};
-use millstream_driver::output::{BatchInfo, BlockReader, PartitionResult};
+use millstream_driver::{
+    blocks::too_large,
+    output::{BatchInfo, BlockReader, PartitionResult},
+};
 use tokio::runtime::Handle;
 
 use crate::stream::DStream;
@@ -61,9 +62,14 @@ impl<T> Plan for DStream<T> {
     }
 }
 
+/// Blocks that are on their way to the driver at once.
+const READ_AT_ONCE: usize = 8;
+
+#[derive(Clone, Copy)]
 struct KeptRows {
     partition: u32,
     rows: u64,
+    bytes: u64,
 }
 
 /// A batch whose rows were computed and lie as blocks on the executors. Actions bring them to the driver, and block until they are there.
@@ -84,10 +90,13 @@ impl<T: Data> ComputedBatch<T> {
         runtime: Handle,
         max_bytes: u64,
     ) -> Self {
-        let rows = |kept: &BlockLocation| kept.meta.rows;
-        let kept = results.iter().map(|result| KeptRows {
-            partition: result.partition,
-            rows: result.kept.as_ref().map_or(0, rows),
+        let kept = results.iter().filter_map(|result| {
+            let meta = result.kept.as_ref()?.meta;
+            Some(KeptRows {
+                partition: result.partition,
+                rows: meta.rows,
+                bytes: meta.bytes,
+            })
         });
         Self {
             info,
@@ -139,18 +148,34 @@ impl<T: Data> ComputedBatch<T> {
     }
 
     fn read(&self, count: u64) -> Result<Vec<T>, Failure> {
-        let mut rows = Vec::new();
-        let mut bytes_left = self.max_bytes;
+        let mut wanted = Vec::new();
+        let (mut wanted_rows, mut wanted_bytes) = (0u64, 0u64);
         for kept in &self.kept {
-            let missing = count.saturating_sub(rows.len() as u64);
-            if missing == 0 {
+            if wanted_rows >= count {
                 break;
             }
-            let read = self.blocks.read(kept.partition, bytes_left);
-            for frame in self.runtime.block_on(read)? {
-                bytes_left = bytes_left.saturating_sub(frame.len() as u64);
-                decode(&frame, &mut rows)?;
-            }
+            wanted.push(*kept);
+            wanted_rows = wanted_rows.saturating_add(kept.rows);
+            wanted_bytes = wanted_bytes.saturating_add(kept.bytes);
+        }
+        if wanted_bytes > self.max_bytes {
+            return Err(too_large(self.max_bytes));
+        }
+        let (blocks, max_bytes) = (Arc::clone(&self.blocks), self.max_bytes);
+        let read = move |kept: KeptRows| {
+            let blocks = Arc::clone(&blocks);
+            async move { blocks.read(kept.partition, max_bytes).await }
+        };
+        let reading = stream::iter(wanted).map(read).buffered(READ_AT_ONCE);
+        // On the runtime's threads, so that this one wakes up once, not with each message.
+        let reading = self.runtime.spawn(reading.try_collect::<Vec<_>>());
+        let read = self.runtime.block_on(reading).map_err(|error| {
+            let message = "reading a batch's rows on the driver broke off";
+            Failure::caused_by(FailureKind::Internal, message, &error)
+        })?;
+        let mut rows = Vec::new();
+        for frame in read?.iter().flatten() {
+            decode(frame, &mut rows)?;
         }
         rows.truncate(usize::try_from(count).unwrap_or(usize::MAX));
         Ok(rows)

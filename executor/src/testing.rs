@@ -13,13 +13,14 @@ use millstream_common::{
     time::SystemClock,
 };
 use millstream_dataflow::program::{StageProgram, TaskContext};
+use millstream_proto::peers::Peers;
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use crate::{
     blocks::{BlockStore, SpillFolder},
-    fetch::{Fetcher, Peers},
+    fetch::Fetcher,
     memory::MemoryBudget,
     options::Tuning,
 };

@@ -334,7 +334,12 @@ pub(crate) fn execute(flags: &ExecutorArgs, programs: ProgramsFactory) -> Result
         .thread_name("io")
         .enable_all()
         .build()?;
-    let reason = runtime.block_on(run_executor(executor, orphaned))?;
+    // On the runtime's threads: what comes from the driver needs no other thread to wake up.
+    let running = runtime.spawn(run_executor(executor, orphaned));
+    let ended = runtime.block_on(running).map_err(|error| {
+        Failure::caused_by(FailureKind::Internal, "the executor broke off", &error)
+    })?;
+    let reason = ended?;
     runtime.shutdown_background();
     tracing::debug!(?reason, "executor exits");
     Ok(ExitCode::SUCCESS)

@@ -6,6 +6,7 @@
 //! - [`auth`]: the shared secret: presented by clients, required by servers before anything is decoded
 //! - [`http`]: the door of HTTP ports: a token, and TLS beyond this machine
 //! - [`limits`]: bounds on messages and streams
+//! - [`peers`]: connections to executors, for their blocks
 //! - [`refusal`]: failures as gRPC statuses, and the codes that executors act on
 //! - [`server`]: serving gRPC on a port
 //! - [`tls`]: mutual TLS on every connection between driver and executors
@@ -14,6 +15,7 @@ pub mod auth;
 pub mod convert;
 pub mod http;
 pub mod limits;
+pub mod peers;
 pub mod refusal;
 pub mod server;
 pub mod tls;

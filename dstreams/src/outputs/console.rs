@@ -40,4 +40,17 @@ impl Console {
             )
         })
     }
+
+    /// [`write`](Self::write) on a thread that may block: whoever reads the output may be slow.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub async fn print(&self, text: String) -> Result<(), Failure> {
+        let console = self.clone();
+        let written = tokio::task::spawn_blocking(move || console.write(&text)).await;
+        written.unwrap_or_else(|error| {
+            let message = "printing a batch ended early";
+            Err(Failure::caused_by(FailureKind::Internal, message, &error))
+        })
+    }
 }

@@ -182,15 +182,6 @@ impl OutputDriver for PrintDriver {
         let more = lines.len() > self.rows;
         lines.truncate(self.rows);
         let block = self.layout.block(batch, &self.time_zone, &lines, more);
-        // Whoever reads stdout may be slow.
-        let console = self.console.clone();
-        let written = tokio::task::spawn_blocking(move || console.write(&block)).await;
-        written.unwrap_or_else(|error| {
-            Err(Failure::caused_by(
-                FailureKind::Internal,
-                "printing a batch ended early",
-                &error,
-            ))
-        })
+        self.console.print(block).await
     }
 }

@@ -5,12 +5,10 @@
 //!
 //! Layout:
 //! - `inflow`: what has arrived and not been read; the meeting point of the slot's thread and the IO runtime
-//! - `peers`: connections to other executors
 //! - `prefetch`: asks for blocks, a window at a time, and tries again
 //! - `reader`: [`BlockFrames`](millstream_dataflow::program::BlockFrames) on the slot's thread
 
 mod inflow;
-mod peers;
 mod prefetch;
 mod reader;
 #[cfg(test)]
@@ -26,9 +24,9 @@ use millstream_common::{
     time::Clock,
 };
 use millstream_dataflow::program::CancelToken;
+use millstream_proto::peers::Peers;
 use tokio::runtime::Handle;
 
-pub use peers::Peers;
 pub use reader::BlockReader;
 
 use crate::{blocks::BlockStore, memory::MemoryBudget, options::Tuning};

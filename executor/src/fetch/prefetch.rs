@@ -11,12 +11,13 @@ use millstream_common::{
 use millstream_proto::{
     limits,
     pb::{self, fetch_reply::What},
+    peers::Peers,
 };
 use rand::Rng;
 use tokio::task::{AbortHandle, JoinSet};
 use tonic::Request;
 
-use super::{Fetcher, block_of, fetch_failed, inflow::Inflow, peers::Peers};
+use super::{Fetcher, block_of, fetch_failed, inflow::Inflow};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);

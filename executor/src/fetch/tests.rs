@@ -12,11 +12,11 @@ use millstream_common::{
     protocol::BlockLocation,
 };
 use millstream_dataflow::program::{BlockFrames, CancelToken};
-use millstream_proto::{auth::Secret, tls::Tls};
+use millstream_proto::{auth::Secret, peers::Peers, tls::Tls};
 use tokio::runtime::Runtime;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Fetcher, Peers};
+use super::Fetcher;
 use crate::{
     options::Tuning,
     server,

@@ -10,13 +10,13 @@ use millstream_common::{
     telemetry::metrics::Metrics,
     time::Clock,
 };
+use millstream_proto::peers::Peers;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, sync::oneshot, task};
 
 use crate::{
     background::Background,
     blocks::{BlockStore, SpillFolder},
-    fetch::Peers,
     ledger::Ledger,
     memory::MemoryBudget,
     options::Options,

@@ -36,7 +36,7 @@ impl OutputDriver for ConsoleOutput {
         let table =
             show::table_of(&self.schema, &batches, self.shown, &self.zone).map_err(task_failure)?;
         let number = batch.batch;
-        self.console
-            .write(&format!("{RULE}\nBatch: {number}\n{RULE}\n{table}\n"))
+        let block = format!("{RULE}\nBatch: {number}\n{RULE}\n{table}\n");
+        self.console.print(block).await
     }
 }

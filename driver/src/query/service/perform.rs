@@ -10,7 +10,6 @@ use millstream_common::{
 use millstream_connectors::sink::{Interrupted, SinkStart};
 use millstream_dataflow::plan::StagePlan;
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
 
 use super::{
     super::{
@@ -358,17 +357,14 @@ async fn write_shared(
     })
 }
 
-/// Runs an output's driver half where it may block or panic without harm to the query.
+/// Runs an output's driver half where it may panic without harm to the query.
 async fn complete(
     driver: Arc<dyn OutputDriver>,
     info: BatchInfo,
     results: Vec<PartitionResult>,
     blocks: Arc<dyn BlockReader>,
 ) -> Result<(), Failure> {
-    let runtime = Handle::current();
-    let done = tokio::task::spawn_blocking(move || {
-        runtime.block_on(driver.complete(info, &results, blocks))
-    });
+    let done = tokio::spawn(async move { driver.complete(info, &results, blocks).await });
     match done.await {
         Ok(result) => result,
         Err(error) => Err(match error.try_into_panic() {

@@ -1,17 +1,18 @@
-//! Connections to other executors, one per address, made on first use.
+//! Connections to executors, for their blocks: one per address, made on first use.
 
 use std::time::Duration;
 
 use dashmap::DashMap;
-use millstream_proto::{
+use tonic::{
+    service::interceptor::InterceptedService,
+    transport::{Channel, Endpoint},
+};
+
+use crate::{
     auth::{PresentSecret, Secret},
     limits,
     pb::executor_client::ExecutorClient,
     tls::{Dial, Tls, Trouble},
-};
-use tonic::{
-    service::interceptor::InterceptedService,
-    transport::{Channel, Endpoint},
 };
 
 /// More addresses than a cluster has; beyond it, addresses of executors that are gone are forgotten with the rest.
@@ -19,9 +20,10 @@ const MAX_CONNECTIONS: usize = 4096;
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 32 << 20;
 
-pub(super) type Client = ExecutorClient<InterceptedService<Channel, PresentSecret>>;
+/// Asks an executor for blocks.
+pub type Client = ExecutorClient<InterceptedService<Channel, PresentSecret>>;
 
-/// Connections to other executors.
+/// Connections to executors.
 #[derive(Debug)]
 pub struct Peers {
     channels: DashMap<String, (Channel, Dial)>,
@@ -42,7 +44,10 @@ impl Peers {
     }
 
     /// A client of the executor at `address`, taking replies of up to `reply_limit` bytes. Connects when used.
-    pub(super) fn client(&self, address: &str, reply_limit: usize) -> Result<Client, String> {
+    ///
+    /// # Errors
+    /// When `address` is none.
+    pub fn client(&self, address: &str, reply_limit: usize) -> Result<Client, String> {
         let client = ExecutorClient::with_interceptor(self.channel(address)?, self.secret.clone());
         Ok(client
             .max_decoding_message_size(reply_limit)
@@ -50,7 +55,7 @@ impl Peers {
     }
 
     /// What is wrong with the executor at `address`, where that won't change by itself.
-    pub(super) fn trouble(&self, address: &str) -> Option<Trouble> {
+    pub fn trouble(&self, address: &str) -> Option<Trouble> {
         let entry = self.channels.get(address)?;
         let (_, dial) = entry.value();
         dial.trouble()
