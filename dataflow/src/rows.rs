@@ -7,7 +7,7 @@ use millstream_common::failure::Failure;
 use crate::task::Task;
 
 /// About how many rows a chunk has.
-pub const CHUNK_ROWS: usize = 1024;
+pub const CHUNK_ROWS: usize = 512;
 
 /// Rows that come chunk by chunk.
 pub trait Rows<T> {

@@ -51,25 +51,23 @@ impl<F: FnMut(char) -> bool> Search for F {
     }
 }
 
-/// Where the byte is first. What lies near, such as the end of a word, is found eight bytes at a time without a call; memchr's
+/// Where the byte is first. What lies near, such as the end of a word, is found sixteen bytes at a time without a call; memchr's
 /// vectors pay off later only.
 #[inline]
 fn find_byte(byte: u8, text: &[u8]) -> Option<usize> {
-    const NEAR: usize = 2;
-    const LOW: u64 = u64::from_ne_bytes([0x01; 8]);
-    const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
-    let wanted = u64::from_ne_bytes([byte; 8]);
-    let (words, _) = text.as_chunks::<8>();
-    let near = words.len().min(NEAR);
-    for (at, word) in words[..near].iter().enumerate() {
-        let zero_where_equal = u64::from_le_bytes(*word) ^ wanted;
-        // The lowest bit of this is in the first zero byte: "Determine if a word has a zero byte", Bit Twiddling Hacks, Anderson.
-        let found = zero_where_equal.wrapping_sub(LOW) & !zero_where_equal & HIGH;
-        if found != 0 {
-            return Some(at * 8 + found.trailing_zeros() as usize / 8);
-        }
+    const NEAR: usize = 16;
+    const LOW: u128 = u128::from_ne_bytes([0x01; NEAR]);
+    const HIGH: u128 = u128::from_ne_bytes([0x80; NEAR]);
+    let Some((near, rest)) = text.split_first_chunk::<NEAR>() else {
+        return text.iter().position(|other| *other == byte);
+    };
+    let zero_where_equal = u128::from_le_bytes(*near) ^ u128::from_ne_bytes([byte; NEAR]);
+    // The lowest bit of this is in the first zero byte: "Determine if a word has a zero byte", Bit Twiddling Hacks, Anderson.
+    let found = zero_where_equal.wrapping_sub(LOW) & !zero_where_equal & HIGH;
+    if found != 0 {
+        return Some(found.trailing_zeros() as usize / 8);
     }
-    Some(near * 8 + memchr(byte, &text[near * 8..])?)
+    Some(NEAR + memchr(byte, rest)?)
 }
 
 #[inline]

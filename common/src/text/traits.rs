@@ -134,7 +134,25 @@ impl Hash for Text {
 impl PartialEq for Text {
     #[inline]
     fn eq(&self, other: &Text) -> bool {
-        self.as_str() == other.as_str()
+        same(self.as_bytes(), other.as_bytes())
+    }
+}
+
+/// Whether they are equal. Short ones, such as words, are compared without a call, as two words that may overlap.
+#[inline]
+fn same(one: &[u8], other: &[u8]) -> bool {
+    #[inline]
+    fn ends<const N: usize>(text: &[u8]) -> Option<([u8; N], [u8; N])> {
+        Some((*text.first_chunk()?, *text.last_chunk()?))
+    }
+    if one.len() != other.len() {
+        return false;
+    }
+    match one.len() {
+        8..=16 => ends::<8>(one) == ends::<8>(other),
+        4..=7 => ends::<4>(one) == ends::<4>(other),
+        2..=3 => ends::<2>(one) == ends::<2>(other),
+        _ => one == other,
     }
 }
 
@@ -219,6 +237,26 @@ impl<'de> Visitor<'de> for TextVisitor {
         match str::from_utf8(bytes) {
             Ok(text) => Ok(Text::from(text)),
             Err(_) => Err(E::invalid_value(Unexpected::Bytes(bytes), &self)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::same;
+
+    #[test]
+    fn one_byte_makes_another_text() {
+        for length in 0..40 {
+            let text: Vec<u8> = (b'a'..).take(length).collect();
+            assert!(same(&text, &text.clone()));
+            for at in 0..length {
+                let mut other = text.clone();
+                other[at] ^= 0x80;
+                assert!(!same(&text, &other), "{length} bytes, byte {at}");
+            }
+            let longer: Vec<u8> = (b'a'..).take(length + 1).collect();
+            assert!(!same(&text, &longer));
         }
     }
 }
