@@ -48,6 +48,9 @@ pub(super) struct Place {
     pub(super) row: u32,
 }
 
+/// Keys that are looked for at once: few enough that what they touch stays in a near cache.
+const LOOKED_FOR_AT_ONCE: usize = 128;
+
 pub(super) fn hash(key: &[u8]) -> u64 {
     xxh3_64(key)
 }
@@ -152,12 +155,42 @@ impl Content {
         }
     }
 
+    /// What it says of these keys with their hashes. In passes: most of what a large segment costs is waiting for its memory, and each pass waits for that of
+    /// all keys at once.
+    fn find_all<'k>(
+        &self,
+        asked: impl Iterator<Item = (u64, &'k [u8])> + Clone,
+        said: &mut Vec<Option<Said>>,
+    ) {
+        // An entry at the hash's place is the key's, but for one in some dozens.
+        let probable: Vec<Option<u32>> = asked
+            .clone()
+            .map(|(hash, _)| self.index.find(hash, |_| true).copied())
+            .collect();
+        let their_keys: Vec<Option<&[u8]>> = probable
+            .iter()
+            .map(|entry| entry.map(|entry| self.key(entry)))
+            .collect();
+        said.clear();
+        for ((hash, key), (entry, its_key)) in asked.zip(probable.iter().zip(their_keys)) {
+            said.push(match its_key {
+                Some(its_key) if its_key == key => entry.map(|entry| self.says(entry)),
+                Some(_) => self.find(hash, key),
+                None => None,
+            });
+        }
+    }
+
     /// What it says of a key with this hash.
-    pub(super) fn find(&self, hash: u64, key: &[u8]) -> Option<Said> {
+    fn find(&self, hash: u64, key: &[u8]) -> Option<Said> {
         let entry = self.index.find(hash, |entry| self.key(*entry) == key)?;
-        match (*entry as usize) < self.keys.len() {
-            true => Some(Said::Row(*entry)),
-            false => Some(Said::Gone),
+        Some(self.says(*entry))
+    }
+
+    fn says(&self, entry: u32) -> Said {
+        match (entry as usize) < self.keys.len() {
+            true => Said::Row(entry),
+            false => Said::Gone,
         }
     }
 
@@ -189,22 +222,30 @@ pub(super) fn places(segments: &[Segment], keys: &[&[u8]]) -> Vec<Option<Place>>
     let hashes: Vec<u64> = keys.iter().map(|key| hash(key)).collect();
     let mut found = vec![None; keys.len()];
     let mut left: Vec<usize> = (0..keys.len()).collect();
+    let mut said = Vec::with_capacity(LOOKED_FOR_AT_ONCE);
     // Segment by segment, so that an index is in the processor's cache while it is asked.
     for (number, segment) in segments.iter().enumerate().rev() {
+        let mut still_left = Vec::new();
+        for some in left.chunks(LOOKED_FOR_AT_ONCE) {
+            let asked = some.iter().map(|at| (hashes[*at], keys[*at]));
+            segment.content.find_all(asked, &mut said);
+            for (at, said) in some.iter().zip(&said) {
+                match said {
+                    Some(Said::Row(row)) => {
+                        found[*at] = Some(Place {
+                            segment: number,
+                            row: *row,
+                        });
+                    }
+                    Some(Said::Gone) => {}
+                    None => still_left.push(*at),
+                }
+            }
+        }
+        left = still_left;
         if left.is_empty() {
             break;
         }
-        left.retain(|at| match segment.content.find(hashes[*at], keys[*at]) {
-            Some(Said::Row(row)) => {
-                found[*at] = Some(Place {
-                    segment: number,
-                    row,
-                });
-                false
-            }
-            Some(Said::Gone) => false,
-            None => true,
-        });
     }
     found
 }
