@@ -163,10 +163,7 @@ mod tests {
             let id = TaskId { attempt, ..task(1) };
             let refused = services.take_memory(id, wanted, &cancel);
             let refused = refused.expect_err("no disk");
-            assert!(
-                refused.message.contains("shuffle.spill_dir"),
-                "{refused}"
-            );
+            assert!(refused.message.contains("shuffle.spill_dir"), "{refused}");
             assert_eq!(shelf.budget.used(), before);
         }
         std::fs::create_dir(shelf.folder.path()).expect("the disk is back");

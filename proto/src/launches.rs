@@ -17,10 +17,7 @@ const BLOCK: usize = 160;
 const FIXED: usize = 128;
 
 /// A launch in messages of at most `max_message` bytes, its tasks in their order; and what is to be said of tasks that fit none.
-pub fn messages(
-    launch: StageLaunch,
-    max_message: usize,
-) -> (Vec<StageLaunch>, Vec<TaskReport>) {
+pub fn messages(launch: StageLaunch, max_message: usize) -> (Vec<StageLaunch>, Vec<TaskReport>) {
     let limit = max_message.saturating_sub(AROUND);
     let estimate: usize = launch.tasks.iter().map(estimated_size).sum();
     if estimate <= limit {
@@ -91,7 +88,12 @@ fn json_size(value: &Value) -> usize {
     match value {
         Value::Null | Value::Bool(_) | Value::Number(_) => 32,
         Value::String(text) => text_size(text),
-        Value::Array(values) => 2 + values.iter().map(|value| 1 + json_size(value)).sum::<usize>(),
+        Value::Array(values) => {
+            2 + values
+                .iter()
+                .map(|value| 1 + json_size(value))
+                .sum::<usize>()
+        }
         Value::Object(fields) => {
             let field = |(name, value): (&String, &Value)| 2 + text_size(name) + json_size(value);
             2 + fields.iter().map(field).sum::<usize>()
@@ -201,7 +203,10 @@ mod tests {
         assert_eq!(too_large[0].task, whole.task_id(&tasks[1]));
         let failure = too_large[0].outcome.as_ref().expect_err("a failure");
         assert_eq!(failure.retry, Retry::Never);
-        assert!(failure.message.contains("raise rpc.max_message"), "{failure}");
+        assert!(
+            failure.message.contains("raise rpc.max_message"),
+            "{failure}"
+        );
     }
 
     proptest! {

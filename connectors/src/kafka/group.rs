@@ -193,7 +193,10 @@ mod tests {
         settings.group = group.to_owned();
         let clock = Arc::new(SystemClock::new());
         let mut driver = KafkaDriver::new(Arc::new(settings), clock).expect("a driver");
-        driver.start().await.expect("the partition's broker is there");
+        driver
+            .start()
+            .await
+            .expect("the partition's broker is there");
         let request = PlanRequest {
             batch: BatchId(0),
             batch_time: BatchTime(0),

@@ -18,9 +18,7 @@ use std::{
 use millstream_common::{
     failure::{Failure, FailureKind},
     ids::{ExecutorId, QueryId},
-    protocol::{
-        QueryProgram, RegisterReply, RegisterRequest, TaskReport, ToDriver, ToExecutor,
-    },
+    protocol::{QueryProgram, RegisterReply, RegisterRequest, TaskReport, ToDriver, ToExecutor},
     telemetry::metrics::{Metrics, TaskOutcome},
     time::{Clock, Tick},
 };
