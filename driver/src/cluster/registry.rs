@@ -365,7 +365,7 @@ mod tests {
         assert!(registry.heard(Tick(61 * SECOND), living, session));
         let losses = registry.expire(Tick(90 * SECOND));
         let lost: Vec<ExecutorId> = losses.iter().map(|loss| loss.executor).collect();
-        assert_eq!(lost, [dead, living], "once, however late the next look is");
+        assert_eq!(lost, [living, dead], "once, however late the next look is");
     }
 
     #[test]
