@@ -1,7 +1,7 @@
 //! What runs inside a task, and the plan that says which tasks there are.
 //!
 //! A stage is a pipeline of [`rows::Rows`] that is pulled chunk by chunk from its end ([`stage::Exit`]): an operator costs one virtual call for
-//! about a thousand rows, and its closure is inlined in the loop over them.
+//! some hundred rows, and its closure is inlined in the loop over them.
 //!
 //! Layout:
 //! - [`combine`]: rows of equal keys merged in a table that spills

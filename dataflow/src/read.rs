@@ -19,6 +19,9 @@ use crate::{
     task::{Task, codec_failure},
 };
 
+/// Encoded bytes of rows after which a chunk is full, however few they are.
+const CHUNK_BYTES: usize = 1 << 20;
+
 /// How long texts of decoded rows lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Texts {
@@ -63,12 +66,14 @@ impl<'t, 'a, T: DeserializeOwned> BlockRows<'t, 'a, T> {
         })
     }
 
-    /// Appends the next rows to `chunk`, and the encoded size of each to `sizes`; false at the end.
+    /// Appends the next rows to `chunk`, and the encoded size of each to `sizes`; false at the end. A chunk is bounded by rows and by bytes, so that memory
+    /// doesn't depend on the size of rows; a row is never cut.
     ///
     /// # Errors
     /// Those of fetching; a damaged frame is a failed fetch.
     pub fn read(&mut self, chunk: &mut Vec<T>, sizes: &mut Vec<usize>) -> Result<bool, Failure> {
-        while chunk.len() < CHUNK_ROWS {
+        let mut room = CHUNK_BYTES;
+        while chunk.len() < CHUNK_ROWS && room > 0 {
             let Some(open) = &mut self.open else {
                 match self.frames.next()? {
                     Some((location, bytes)) => self.open = Some(self.open_frame(location, &bytes)?),
@@ -77,13 +82,15 @@ impl<'t, 'a, T: DeserializeOwned> BlockRows<'t, 'a, T> {
                 continue;
             };
             let before = chunk.len();
+            let begin = open.offset;
             match self.texts {
                 Texts::Shared => {
                     let block = open.block.clone();
-                    block.scope(|| open.decode(chunk, sizes))?;
+                    block.scope(|| open.decode(chunk, sizes, room))?;
                 }
-                Texts::Owned => open.decode(chunk, sizes)?,
+                Texts::Owned => open.decode(chunk, sizes, room)?,
             }
+            room = room.saturating_sub(open.offset - begin);
             let rows = (chunk.len() - before) as u64;
             self.task.count(|counts| counts.shuffle_rows_read += rows);
             if open.rows == 0 {
@@ -138,22 +145,27 @@ pub fn decode_frame(bytes: &Bytes) -> Result<Frame, String> {
 }
 
 impl OpenFrame {
-    /// Decodes rows until the chunk is full or the frame at its end.
+    /// Decodes rows until the chunk is full, `room` bytes are used up or the frame is at its end.
     fn decode<T: DeserializeOwned>(
         &mut self,
         chunk: &mut Vec<T>,
         sizes: &mut Vec<usize>,
+        room: usize,
     ) -> Result<(), Failure> {
         let bytes = self.block.as_slice();
         let count = (self.rows as usize).min(CHUNK_ROWS.saturating_sub(chunk.len()));
+        let full = self.offset.saturating_add(room);
         for _ in 0..count {
+            if self.offset >= full {
+                break;
+            }
             let (row, used) =
                 codec::decode::<T>(&bytes[self.offset..]).map_err(|error| codec_failure(&error))?;
             self.offset += used;
+            self.rows -= 1;
             chunk.push(row);
             sizes.push(used);
         }
-        self.rows -= count as u32;
         if self.rows == 0 && self.offset != bytes.len() {
             return Err(Failure::new(
                 FailureKind::UserCode,
@@ -250,6 +262,47 @@ mod tests {
             prop_assert_eq!(blocks[0].meta.rows, count as u64);
             prop_assert_eq!(read_all(&services, blocks.clone(), Texts::Shared), rows(count));
             prop_assert_eq!(read_all(&services, blocks, Texts::Owned), rows(count));
+        }
+    }
+
+    /// The chunks in which the rows of these blocks are read.
+    fn chunks_of(
+        services: &MemoryServices,
+        blocks: Vec<BlockLocation>,
+        texts: Texts,
+    ) -> Vec<Vec<(Text, u64)>> {
+        let task = reading(services, blocks);
+        let mut rows = read::<(Text, u64)>(0, texts)(&task).unwrap();
+        let mut chunks = Vec::new();
+        loop {
+            let mut chunk = Vec::new();
+            let more = rows.next(&mut chunk).unwrap();
+            chunks.push(chunk);
+            if !more {
+                return chunks;
+            }
+        }
+    }
+
+    #[test]
+    fn a_chunk_of_large_rows_is_few_rows_and_nothing_is_lost_at_its_edge() {
+        let services = MemoryServices::new(u64::MAX);
+        let large = |i: u64| (Text::from("x".repeat(300 << 10)), i);
+        let huge = (Text::from("y".repeat(3 << 20)), 20);
+        let mut written: Vec<(Text, u64)> = (0..20).map(large).collect();
+        written.push(huge);
+        written.extend(rows(2_000));
+        let blocks = write(&services, 0, Gather, written.clone());
+        for texts in [Texts::Shared, Texts::Owned] {
+            let chunks = chunks_of(&services, blocks.clone(), texts);
+            for chunk in &chunks {
+                assert!(chunk.len() <= CHUNK_ROWS);
+                let all_but_last = chunk.iter().rev().skip(1);
+                let bytes: usize = all_but_last.map(|(text, _)| text.len()).sum();
+                assert!(bytes < CHUNK_BYTES, "{bytes} bytes in one chunk");
+            }
+            assert!(chunks.iter().any(|chunk| chunk.len() == CHUNK_ROWS));
+            assert_eq!(chunks.concat(), written);
         }
     }
 

@@ -231,6 +231,7 @@ impl Driver {
                 reconnect_timeout: config.get(keys::EXECUTOR_RECONNECT_TIMEOUT),
             },
             scheduler: scheduler_options(&config),
+            max_message: config.get(keys::RPC_MAX_MESSAGE).as_len(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         let cluster = Cluster::new(cluster_options, Arc::clone(&clock), metrics.clone(), seed);

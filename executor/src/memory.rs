@@ -175,12 +175,23 @@ impl MemoryBudget {
         }
     }
 
-    /// A task's tables let go of `bytes`.
+    /// A task's tables let go of `bytes`. Of a task that was forgotten nothing is given back twice.
     pub fn give_back_of_task(&self, task: TaskId, bytes: u64) {
         let mut holders = self.holders.lock();
-        holders.remove(task, bytes);
-        subtract(&self.tasks, bytes);
+        let held = holders.remove(task, bytes);
+        subtract(&self.tasks, held);
         self.given_back.notify_all();
+    }
+
+    /// The task is over: what it still holds is given back. Says how much that was.
+    pub(crate) fn forget_task(&self, task: TaskId) -> u64 {
+        let mut holders = self.holders.lock();
+        let held = holders.remove(task, u64::MAX);
+        if held > 0 {
+            subtract(&self.tasks, held);
+            self.given_back.notify_all();
+        }
+        held
     }
 }
 
@@ -197,14 +208,17 @@ impl Holders {
         self.next_order += 1;
     }
 
-    fn remove(&mut self, task: TaskId, bytes: u64) {
-        if let Some(held) = self.by_task.get_mut(&task) {
-            debug_assert!(held.bytes >= bytes, "a task gave back more than it took");
-            held.bytes = held.bytes.saturating_sub(bytes);
-            if held.bytes == 0 {
-                self.by_task.remove(&task);
-            }
+    /// Takes up to `bytes` from what a task holds, and says how many that were.
+    fn remove(&mut self, task: TaskId, bytes: u64) -> u64 {
+        let Some(held) = self.by_task.get_mut(&task) else {
+            return 0;
+        };
+        let removed = held.bytes.min(bytes);
+        held.bytes -= removed;
+        if held.bytes == 0 {
+            self.by_task.remove(&task);
         }
+        removed
     }
 }
 

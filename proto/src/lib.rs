@@ -5,6 +5,7 @@
 //! - [`convert`]: between [`pb`] and `millstream_common::{ids, protocol, failure}`
 //! - [`auth`]: the shared secret: presented by clients, required by servers before anything is decoded
 //! - [`http`]: the door of HTTP ports: a token, and TLS beyond this machine
+//! - [`launches`]: launches as messages that are not too large
 //! - [`limits`]: bounds on messages and streams
 //! - [`peers`]: connections to executors, for their blocks
 //! - [`refusal`]: failures as gRPC statuses, and the codes that executors act on
@@ -14,6 +15,7 @@
 pub mod auth;
 pub mod convert;
 pub mod http;
+pub mod launches;
 pub mod limits;
 pub mod peers;
 pub mod refusal;

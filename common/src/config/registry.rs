@@ -150,7 +150,7 @@ declare_keys! {
     }
 
     section "Input" {
-        /// What to do with a record that cannot be decoded. Each one is counted, and samples are logged.
+        /// What to do with a record that cannot be decoded. Each one is counted, and samples are logged. With `drop` a Kafka record whose value is not UTF-8 is left out also where the job reads bytes.
         "input.on_malformed" INPUT_ON_MALFORMED: OnMalformed = OnMalformed::Fail, affects_results;
         /// Largest record (a line, a Kafka message). A larger one is malformed.
         "input.max_record_bytes" INPUT_MAX_RECORD_BYTES: ByteSize = ByteSize::mib(8), [ByteSize::from_bytes(1), ByteSize::gib(1)], affects_results;

@@ -25,7 +25,9 @@ use serde_json::Value;
 use super::{
     OnDataLoss, Settings, StartingOffsets, Subscription,
     client::{self, Consumer},
-    compile_pattern, ranges,
+    compile_pattern,
+    group::GroupCommits,
+    ranges,
     source::OffsetRange,
 };
 use crate::source::{PlanRequest, PlannedInput, SourceDriver, SourceHistory, Split};
@@ -34,6 +36,9 @@ use crate::source::{PlanRequest, PlannedInput, SourceDriver, SourceHistory, Spli
 pub(super) type Place = (String, i32);
 /// An offset a partition.
 pub(super) type Offsets = BTreeMap<Place, i64>;
+
+/// How long the end of a query waits for its last group commit: less than a source may take to stop.
+const COMMIT_WITHIN: Duration = Duration::from_secs(4);
 
 /// What stands in the log: topic → partition → offset.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +85,7 @@ pub struct KafkaDriver {
     /// The newest end offsets, for the lag.
     ends: Offsets,
     committed: Offsets,
+    group_commits: GroupCommits,
     partitions_seen_at: Option<Tick>,
     /// Partitions that the last look didn't find; the next one that doesn't either means it.
     missing: BTreeSet<Place>,
@@ -108,6 +114,7 @@ impl KafkaDriver {
             positions: Offsets::new(),
             ends: Offsets::new(),
             committed: Offsets::new(),
+            group_commits: GroupCommits::default(),
             partitions_seen_at: None,
             missing: BTreeSet::new(),
         })
@@ -121,23 +128,7 @@ impl KafkaDriver {
         let settings = Arc::clone(&self.settings);
         let client = Arc::clone(&self.client);
         let asking = tokio::task::spawn_blocking(move || {
-            let consumer = {
-                let mut client = client.lock();
-                match &*client {
-                    Some(consumer) => Arc::clone(consumer),
-                    None => {
-                        let consumer = client::consumer(&settings.client()).map_err(|error| {
-                            let message =
-                                "could not make a Kafka client; see the consumer's properties";
-                            user(
-                                Failure::caused_by(FailureKind::Io, message, &error)
-                                    .with_code("kafka.properties"),
-                            )
-                        })?;
-                        Arc::clone(client.insert(Arc::new(consumer)))
-                    }
-                }
-            };
+            let consumer = connected(&client, &settings)?;
             // Nothing is fetched; this empties the queue of the client's own reports.
             while let Some(Err(error)) = consumer.poll(Duration::ZERO) {
                 tracing::debug!(%error, "Kafka client reports");
@@ -155,7 +146,7 @@ impl KafkaDriver {
         })?
     }
 
-    /// The partitions to read that are there. With `all`, a topic that isn't there is an error.
+    /// The partitions to read that are there. With `all`, a topic or a named partition that isn't there is an error.
     async fn find_partitions(&self, all: bool) -> Result<BTreeSet<Place>, Failure> {
         let settings = Arc::clone(&self.settings);
         let pattern = self.pattern.clone();
@@ -176,14 +167,13 @@ impl KafkaDriver {
                 let mut there = BTreeSet::new();
                 for topic in topics {
                     let found = partitions_of(consumer, topic, &settings.brokers, timeout)?;
-                    if found.is_empty() {
+                    if found.is_empty() && all {
                         return Err(unknown_topic(topic, &settings.brokers));
                     }
                     there.extend(found);
                 }
-                if let Some((topic, partition)) =
-                    places.iter().find(|place| !there.contains(*place))
-                {
+                let missing = places.iter().find(|place| !there.contains(*place));
+                if let Some((topic, partition)) = missing.filter(|_| all) {
                     let message = format!(
                         "topic {topic} has no partition {partition}; it was named in `assign`"
                     );
@@ -191,7 +181,8 @@ impl KafkaDriver {
                         Failure::new(FailureKind::Io, message).with_code("kafka.unknown_partition"),
                     ));
                 }
-                Ok(places.iter().cloned().collect())
+                let named = places.iter().filter(|place| there.contains(*place));
+                Ok(named.cloned().collect())
             }
             Subscription::Pattern(_) => {
                 let metadata = consumer
@@ -217,19 +208,24 @@ impl KafkaDriver {
         .await
     }
 
+    #[cfg(test)]
+    pub(super) fn group_commits(&mut self) -> &mut GroupCommits {
+        &mut self.group_commits
+    }
+
     async fn offsets_at(&self, places: Vec<Place>, at: Offset) -> Result<Offsets, Failure> {
         let brokers = self.settings.brokers.clone();
         self.ask(move |consumer, timeout| offsets_at(consumer, &places, at, &brokers, timeout))
             .await
     }
 
-    /// Adds partitions that were found since; they begin at their oldest record.
+    /// Adds partitions that were found since; they begin at their oldest record. Notices those that are gone.
     async fn look_for_new_partitions(&mut self) -> Result<(), Failure> {
         let now = self.clock.now();
         let fresh = self
             .partitions_seen_at
             .is_some_and(|at| now.since(at) < self.settings.metadata_interval);
-        if fresh || matches!(self.settings.subscription, Subscription::Assign(_)) {
+        if fresh {
             return Ok(());
         }
         let found = self.find_partitions(false).await?;
@@ -424,19 +420,10 @@ impl SourceDriver for KafkaDriver {
     async fn committed(&mut self, _batch: BatchId, input: &PlannedInput) -> Result<(), Failure> {
         let positions = LoggedOffsets::read(&input.position)?;
         if self.settings.commit_offsets && !positions.is_empty() {
-            let to_commit = positions.clone();
-            let group = self.settings.group.clone();
-            self.ask(move |consumer, _| {
-                let mut list = TopicPartitionList::new();
-                for ((topic, partition), offset) in &to_commit {
-                    list.add_partition_offset(topic, *partition, Offset::Offset(*offset))
-                        .map_err(|error| commit_failed(&group, &error))?;
-                }
-                consumer
-                    .commit(&list, CommitMode::Sync)
-                    .map_err(|error| commit_failed(&group, &error))
-            })
-            .await?;
+            let settings = Arc::clone(&self.settings);
+            let client = Arc::clone(&self.client);
+            let commit = move |positions: &Offsets| commit(&client, &settings, positions);
+            self.group_commits.note(positions.clone(), commit);
         }
         self.committed = positions;
         Ok(())
@@ -458,6 +445,9 @@ impl SourceDriver for KafkaDriver {
     }
 
     async fn stop(&mut self) {
+        if !self.group_commits.finish(COMMIT_WITHIN).await {
+            tracing::warn!(group = %self.settings.group, "the last group offsets were not committed: the coordinator did not answer");
+        }
         let client = self.client.lock().take();
         // Closing a client waits for its threads.
         if tokio::task::spawn_blocking(move || drop(client))
@@ -467,6 +457,39 @@ impl SourceDriver for KafkaDriver {
             tracing::debug!("closing the Kafka client broke off");
         }
     }
+}
+
+/// The client, made if it is not there yet.
+fn connected(
+    client: &Mutex<Option<Arc<Consumer>>>,
+    settings: &Settings,
+) -> Result<Arc<Consumer>, Failure> {
+    let mut client = client.lock();
+    if let Some(consumer) = &*client {
+        return Ok(Arc::clone(consumer));
+    }
+    let consumer = client::consumer(&settings.client()).map_err(|error| {
+        let message = "could not make a Kafka client; see the consumer's properties";
+        user(Failure::caused_by(FailureKind::Io, message, &error).with_code("kafka.properties"))
+    })?;
+    Ok(Arc::clone(client.insert(Arc::new(consumer))))
+}
+
+/// Commits group offsets. Without a coordinator librdkafka waits for `session.timeout.ms`.
+fn commit(
+    client: &Mutex<Option<Arc<Consumer>>>,
+    settings: &Settings,
+    positions: &Offsets,
+) -> Result<(), Failure> {
+    let consumer = connected(client, settings)?;
+    let mut list = TopicPartitionList::new();
+    for ((topic, partition), offset) in positions {
+        list.add_partition_offset(topic, *partition, Offset::Offset(*offset))
+            .map_err(|error| commit_failed(&settings.group, &error))?;
+    }
+    consumer
+        .commit(&list, CommitMode::Sync)
+        .map_err(|error| commit_failed(&settings.group, &error))
 }
 
 fn partitions_of(

@@ -3,8 +3,9 @@
 //! Layout:
 //! - `buffer`: what was fetched of a partition and not yet read, without IO
 //! - `client`: the source's consumers and what they report
-//! - `driver`: the driver half: partitions, end offsets, ranges, group commits
+//! - `driver`: the driver half: partitions, end offsets, ranges
 //! - `fetcher`: one consumer and what it read ahead, as tasks see it
+//! - `group`: group offsets for lag tools
 //! - `offsets`: starting offsets
 //! - `pending`: records on their way into a chunk
 //! - `polling`: a fetcher's thread
@@ -17,6 +18,7 @@ mod buffer;
 mod client;
 mod driver;
 mod fetcher;
+mod group;
 mod offsets;
 mod pending;
 mod polling;

@@ -10,6 +10,11 @@ use millstream_common::{
 };
 use serde::Serialize;
 
+/// A look that is so much too late says that this process stood still.
+const STOOD_STILL: Duration = Duration::from_secs(1);
+/// How long executors then have to be heard: what they said meanwhile waits in the sockets.
+const HEAR_AGAIN: Duration = Duration::from_secs(2);
+
 /// When an executor counts as lost.
 #[derive(Clone, Copy, Debug)]
 pub struct RegistryOptions {
@@ -24,6 +29,8 @@ pub struct Registry {
     options: RegistryOptions,
     executors: IndexMap<ExecutorId, Entry>,
     next_session: u64,
+    /// Nobody counts as lost before, as this process stood still.
+    hears_until: Option<Tick>,
 }
 
 struct Entry {
@@ -93,6 +100,7 @@ impl Registry {
             options,
             executors: IndexMap::new(),
             next_session: 0,
+            hears_until: None,
         }
     }
 
@@ -189,8 +197,24 @@ impl Registry {
             .collect()
     }
 
-    /// Removes and names every executor whose time is up.
+    /// Removes and names every executor whose time is up. Where this comes much later than [`next_deadline`](Self::next_deadline) asked for, it was this
+    /// process that was stopped: first what executors said meanwhile is heard, once.
     pub fn expire(&mut self, now: Tick) -> Vec<Loss> {
+        let Some(first) = self.first_deadline() else {
+            return Vec::new();
+        };
+        if self.hears_until.is_some_and(|until| now < until) {
+            return Vec::new();
+        }
+        let had_its_time = self.hears_until.is_some_and(|until| first <= until);
+        self.hears_until = None;
+        if !had_its_time && first.after(STOOD_STILL) <= now {
+            tracing::warn!(
+                "this process stood still for long; executors are heard before any counts as lost"
+            );
+            self.hears_until = Some(now.after(HEAR_AGAIN));
+            return Vec::new();
+        }
         let due: Vec<(ExecutorId, String)> = self
             .executors
             .iter()
@@ -217,6 +241,11 @@ impl Registry {
 
     /// When `expire` has something to do, if nothing else happens.
     pub fn next_deadline(&self) -> Option<Tick> {
+        let first = self.first_deadline()?;
+        Some(self.hears_until.map_or(first, |until| first.max(until)))
+    }
+
+    fn first_deadline(&self) -> Option<Tick> {
         self.executors
             .values()
             .map(|entry| self.deadline(entry))
@@ -319,6 +348,42 @@ mod tests {
             registry.connect(Tick(16 * SECOND), id).is_none(),
             "a lost executor must register anew"
         );
+    }
+
+    #[test]
+    fn a_process_that_stood_still_hears_executors_before_it_gives_them_up() {
+        let mut registry = registry();
+        let (living, _) = registry.register(Tick(0), request(1));
+        let (dead, _) = registry.register(Tick(0), request(2));
+        let (session, _) = registry.connect(Tick(0), living).expect("known");
+        registry.connect(Tick(0), dead);
+        assert_eq!(registry.next_deadline(), Some(Tick(10 * SECOND)));
+        // The look that was due at 10 s comes at 60 s.
+        assert!(registry.expire(Tick(60 * SECOND)).is_empty());
+        assert_eq!(registry.next_deadline(), Some(Tick(62 * SECOND)));
+        assert!(registry.expire(Tick(61 * SECOND)).is_empty());
+        assert!(registry.heard(Tick(61 * SECOND), living, session));
+        let losses = registry.expire(Tick(90 * SECOND));
+        let lost: Vec<ExecutorId> = losses.iter().map(|loss| loss.executor).collect();
+        assert_eq!(lost, [living, dead], "once, however late the next look is");
+    }
+
+    #[test]
+    fn who_is_heard_after_a_standstill_stays() {
+        let mut registry = registry();
+        let (living, _) = registry.register(Tick(0), request(1));
+        let (dead, _) = registry.register(Tick(0), request(2));
+        let (session, _) = registry.connect(Tick(0), living).expect("known");
+        registry.connect(Tick(0), dead);
+        assert!(registry.expire(Tick(60 * SECOND)).is_empty());
+        assert!(registry.heard(Tick(60 * SECOND + 1), living, session));
+        let losses = registry.expire(Tick(62 * SECOND));
+        assert_eq!(losses.len(), 1);
+        assert_eq!(losses[0].executor, dead);
+        assert_eq!(registry.next_deadline(), Some(Tick(70 * SECOND + 1)));
+        // It stands still again.
+        assert!(registry.expire(Tick(200 * SECOND)).is_empty());
+        assert_eq!(registry.expire(Tick(202 * SECOND)).len(), 1);
     }
 
     #[test]

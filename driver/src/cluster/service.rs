@@ -11,14 +11,14 @@ mod handle;
 mod joining;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
 use millstream_common::{
     failure::{Failure, FailureKind},
     ids::{ExecutorId, QueryId},
-    protocol::{QueryProgram, RegisterReply, RegisterRequest, ToDriver, ToExecutor},
+    protocol::{QueryProgram, RegisterReply, RegisterRequest, TaskReport, ToDriver, ToExecutor},
     telemetry::metrics::{Metrics, TaskOutcome},
     time::{Clock, Tick},
 };
@@ -44,6 +44,8 @@ pub struct ClusterOptions {
     pub registry: RegistryOptions,
     /// How tasks are placed and tried again.
     pub scheduler: SchedulerOptions,
+    /// The largest message to an executor, bytes.
+    pub max_message: usize,
     /// Millstream's version, for the message when an executor has another.
     pub version: String,
 }
@@ -61,6 +63,8 @@ pub struct Cluster {
     programs: HashMap<QueryId, Box<QueryProgram>>,
     /// Whom it was sent to on the open session.
     programmed: HashSet<(ExecutorId, QueryId)>,
+    /// What is to be said of tasks that could not be sent.
+    unsent: Vec<(ExecutorId, TaskReport)>,
     serving: Option<Serving>,
     waiting: Vec<(
         RegisterRequest,
@@ -93,6 +97,7 @@ impl Cluster {
             queries: BTreeMap::new(),
             programs: HashMap::new(),
             programmed: HashSet::new(),
+            unsent: Vec::new(),
             serving: None,
             waiting: Vec::new(),
             wake_at: None,
@@ -274,9 +279,16 @@ impl Cluster {
     }
 
     async fn schedule(&mut self, event: Event) {
-        let actions = self.scheduler.handle(self.clock.now(), event);
-        for action in actions {
-            self.act(action).await;
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let actions = self.scheduler.handle(self.clock.now(), event);
+            for action in actions {
+                self.act(action).await;
+            }
+            for (executor, report) in self.unsent.drain(..) {
+                let report = Box::new(report);
+                events.push_back(Event::Reported { executor, report });
+            }
         }
     }
 }

@@ -177,10 +177,6 @@ impl Task {
         }
     }
 
-    pub(super) fn is_finished(&self) -> bool {
-        matches!(self.state, State::Done | State::Skipped)
-    }
-
     pub(super) fn is_running(&self) -> bool {
         self.running.iter().any(Option::is_some)
     }

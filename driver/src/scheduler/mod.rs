@@ -11,12 +11,14 @@
 //! - `placement`: which executor a task prefers
 //! - `dispatch`: tasks into slots, and timers
 //! - `reports`: attempts that ended
+//! - `difference`: rows that were written otherwise the second time
 //! - `loss`: executors and map outputs that are lost
 //! - `reconcile`: executors that come, come back and leave
 //! - `speculation`: slow tasks run twice
 //! - [`invariants`]: what always holds
 
 mod batch;
+mod difference;
 mod dispatch;
 mod executors;
 pub mod invariants;

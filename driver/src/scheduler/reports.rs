@@ -13,6 +13,7 @@ use rand::Rng;
 use super::{
     Scheduler,
     batch::{Attempt, Batch, State, Winner},
+    difference::compare,
     executors::{ExecutorIndex, NOWHERE},
     message::Note,
     options::Nondeterminism,
@@ -96,7 +97,8 @@ impl Scheduler {
             self.failed(now, ended, failure);
             return;
         }
-        if let Some(difference) = difference(batch, ended, &output) {
+        let compared = compare(batch, stage, partition, &output);
+        if let Some(difference) = compared.read {
             match self.options.nondeterminism {
                 Nondeterminism::Fail => {
                     self.fail(number, difference.failure(ended.id));
@@ -138,6 +140,9 @@ impl Scheduler {
                 ..ended.id
             };
             self.cancel(loser.executor, loser.slot, id);
+        }
+        for reader in compared.misled {
+            self.read_anew(now, number, reader, ended.id);
         }
         self.remember_place(number, stage, partition, attempt.executor);
         if is_complete {
@@ -360,82 +365,4 @@ fn check_shape(batch: &Batch, stage: usize, output: &TaskOutput) -> Result<(), S
         }
     }
     Ok(())
-}
-
-/// What a task that ran again wrote otherwise than before, though it was read already.
-struct Difference {
-    earlier: TaskId,
-    stage_name: String,
-    operators: Vec<String>,
-    exchange: u32,
-    partition: u32,
-    rows: (u64, u64),
-}
-
-impl Difference {
-    fn failure(self, task: TaskId) -> Failure {
-        let Self {
-            earlier,
-            stage_name,
-            operators,
-            exchange,
-            partition,
-            rows: (before, now),
-        } = self;
-        let names = operators.join(", ");
-        let message = format!(
-            "stage `{stage_name}` wrote other rows when it ran again ({before} rows before, {now} now, for partition {partition} of exchange \
-             {exchange}; the earlier attempt was {earlier}), after a task had read the earlier ones; make one of its operators deterministic: {names}"
-        );
-        let failure = Failure::new(FailureKind::Nondeterministic, message).in_task(task);
-        match operators.as_slice() {
-            [] => failure,
-            _ => failure.in_operator(&names),
-        }
-    }
-
-    fn into_note(self, task: TaskId) -> Note {
-        Note::Differed {
-            task,
-            earlier: self.earlier,
-            operators: self.operators,
-            exchange: self.exchange,
-            partition: self.partition,
-        }
-    }
-}
-
-fn difference(batch: &Batch, ended: Ended, output: &TaskOutput) -> Option<Difference> {
-    let Ended {
-        stage,
-        partition: map,
-        ..
-    } = ended;
-    let of_stage = &batch.stages[stage];
-    let earlier = of_stage.tasks[map as usize].winner.as_deref()?;
-    for consumer in &of_stage.consumers {
-        let reader = &batch.stages[consumer.stage];
-        let span = reader.branches[consumer.branch];
-        for partition in 0..span.count {
-            let before = batch.meta(&earlier.output, stage, consumer.exchange, map, partition);
-            let now = batch.meta(output, stage, consumer.exchange, map, partition);
-            let (Some(before), Some(now)) = (before, now) else {
-                continue;
-            };
-            let same = before.rows == now.rows && before.checksum == now.checksum;
-            if same || !reader.tasks[(span.first + partition) as usize].is_finished() {
-                continue;
-            }
-            let plan = batch.run.plan.stages.get(stage)?;
-            return Some(Difference {
-                earlier: batch.task_id(stage, map, earlier.attempt),
-                stage_name: plan.name.clone(),
-                operators: plan.operators.clone(),
-                exchange: u32::try_from(consumer.exchange).unwrap_or(u32::MAX),
-                partition,
-                rows: (before.rows, now.rows),
-            });
-        }
-    }
-    None
 }

@@ -63,9 +63,12 @@ impl Inflow {
         }
     }
 
-    /// Reserves room for a block that is about to be asked for.
+    /// Reserves room for a block that is about to be asked for; none where the reader is gone, which gives nothing back any more.
     pub(super) fn reserve(&self, index: usize, bytes: u64) {
         let mut state = self.state.lock();
+        if state.abandoned {
+            return;
+        }
         state.in_flight += bytes;
         state.blocks.entry(index).or_default().reserved = bytes;
         self.budget.add_fetches(bytes);
@@ -167,5 +170,29 @@ impl Inflow {
         state.blocks.clear();
         let rest = state.in_flight;
         self.give_back(&mut state, rest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_reserved_for_a_reader_that_is_gone() {
+        let budget = Arc::new(MemoryBudget::new(1_000, 500));
+        let inflow = Inflow::new(Arc::clone(&budget));
+        inflow.reserve(0, 300);
+        inflow.push(0, Bytes::from(vec![0; 100]));
+        assert!(matches!(inflow.next(0), Next::Frame(_)));
+        assert_eq!(budget.used(), 200);
+        inflow.abandon();
+        assert_eq!(budget.used(), 0);
+        // The prefetch learns of it at its next wait only.
+        inflow.reserve(1, 300);
+        inflow.push(1, Bytes::from(vec![0; 100]));
+        inflow.finish(1, Ok(()));
+        inflow.abandon();
+        drop(inflow);
+        assert_eq!(budget.used(), 0);
     }
 }

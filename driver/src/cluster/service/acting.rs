@@ -6,6 +6,7 @@ use millstream_common::{
     protocol::ToExecutor,
     telemetry::metrics::{LocalityLevel, TaskOutcome},
 };
+use millstream_proto::launches::messages;
 
 use super::Cluster;
 use crate::{
@@ -25,7 +26,12 @@ impl Cluster {
             }
             Action::Launch { executor, launch } => {
                 self.send_program(executor, launch.query);
-                self.tell(executor, ToExecutor::Launch(launch));
+                let (parts, too_large) = messages(launch, self.options.max_message);
+                for part in parts {
+                    self.tell(executor, ToExecutor::Launch(part));
+                }
+                let unsent = too_large.into_iter().map(|report| (executor, report));
+                self.unsent.extend(unsent);
             }
             Action::Cancel { executor, tasks } => self.tell(executor, ToExecutor::Cancel(tasks)),
             Action::DropBatches {

@@ -227,6 +227,71 @@ fn other_rows_that_nobody_had_finished_with_are_fine() {
     assert!(bench.failed.is_empty());
 }
 
+/// One map's rows for partition 0 differ when it runs again, while `of(1, 0)` runs on the earlier ones.
+fn a_reader_is_misled(options: SchedulerOptions) {
+    let mut bench = Bench::with_options(&[4, 4], options);
+    bench.run(0, &map_reduce(3), splits(2));
+    let map = bench.of(0, 0);
+    bench.succeed_stage(0);
+    let (misled, other, waiting) = (bench.of(1, 0), bench.of(1, 1), bench.of(1, 2));
+    bench.fetch_failed(&waiting, &map.id, map.executor);
+    let again = bench.of(0, 0);
+    let mut output = bench.output(&again.id);
+    output.exchanges[0][0].checksum = 78;
+    bench.report(&again, Ok(output));
+    assert!(bench.failed.is_empty());
+    assert_eq!(bench.cancelled, [(misled.executor, misled.id)]);
+    bench.running.remove(&misled.id);
+    let reads = bench.of(1, 0);
+    assert_eq!(reads.id.attempt, 1);
+    assert_eq!(inputs(&reads), [vec![(0, 1), (1, 0)]], "the newer rows");
+    assert_eq!(bench.of(1, 1), other, "its rows are the same");
+    assert_eq!(inputs(&bench.of(1, 2)), [vec![(0, 1), (1, 0)]]);
+    // It ended before it heard that it should stop.
+    bench.succeed(&misled);
+    bench.succeed(&other);
+    let waiting = bench.of(1, 2);
+    bench.succeed(&waiting);
+    assert!(bench.ready.is_empty(), "what it made counts for nothing");
+    bench.succeed(&reads);
+    assert_eq!(bench.ready.len(), 1);
+    bench.output_done(0, 0);
+    assert_eq!(bench.done[0].2.retries, 2);
+}
+
+#[test]
+fn a_reader_that_runs_on_rows_that_no_longer_count_reads_anew() {
+    a_reader_is_misled(SchedulerOptions::default());
+    a_reader_is_misled(SchedulerOptions {
+        nondeterminism: Nondeterminism::Warn,
+        ..SchedulerOptions::default()
+    });
+}
+
+#[test]
+fn a_misled_reader_waits_until_all_that_it_reads_is_there_again() {
+    let mut bench = Bench::new(&[2, 2]);
+    bench.run(0, &map_reduce(1), splits(4));
+    bench.succeed_stage(0);
+    let misled = bench.of(1, 0);
+    bench.connect(2, 4);
+    let reads_on = misled.executor.0.as_u128() - 100;
+    bench.lose(1 - reads_on);
+    let again = bench.of_stage(0);
+    assert_eq!(again.len(), 2, "the maps of the lost executor");
+    let mut output = bench.output(&again[0].id);
+    output.exchanges[0][0].checksum = 78;
+    bench.report(&again[0], Ok(output));
+    assert_eq!(bench.cancelled, [(misled.executor, misled.id)]);
+    bench.running.remove(&misled.id);
+    assert!(bench.of_stage(1).is_empty(), "one map is still to come");
+    bench.succeed(&again[1]);
+    let reads = bench.of(1, 0);
+    assert_eq!(reads.id.attempt, 1);
+    bench.succeed(&reads);
+    assert_eq!(bench.ready.len(), 1);
+}
+
 #[test]
 fn other_rows_can_be_a_warning() {
     let options = SchedulerOptions {

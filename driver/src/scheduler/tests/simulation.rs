@@ -25,7 +25,7 @@ use super::{EPOCH, executor, info, splits};
 use crate::scheduler::{
     Scheduler, invariants,
     message::{Action, BatchRun, Event},
-    options::{SchedulerOptions, Speculation},
+    options::{Nondeterminism, SchedulerOptions, Speculation},
 };
 
 const MOST_STEPS: usize = 20_000;
@@ -63,6 +63,8 @@ struct Sim {
     /// Attempts that the scheduler waits for.
     live: BTreeMap<TaskId, ExecutorId>,
     queries: Vec<SimQuery>,
+    /// What the attempts that are waited for were given to read.
+    inputs: BTreeMap<TaskId, TaskInput>,
     old: Vec<(ExecutorId, TaskReport)>,
 }
 
@@ -77,6 +79,11 @@ impl Sim {
                 interval: Duration::from_millis(5),
                 min_run_time: Duration::from_millis(1),
             }),
+            nondeterminism: if world == World::Unkind && random.random_bool(0.5) {
+                Nondeterminism::Fail
+            } else {
+                Nondeterminism::Warn
+            },
             ..SchedulerOptions::default()
         };
         let mut sim = Self {
@@ -89,14 +96,17 @@ impl Sim {
             next_executor: 0,
             live: BTreeMap::new(),
             queries: vec![],
+            inputs: BTreeMap::new(),
             old: vec![],
         };
         for number in 0..sim.random.random_range(1..=2u128) {
             let id = QueryId(Uuid::from_u128(1 + number));
             let plan = Arc::new(random_plan(&mut sim.random));
+            let unsteady = sim.random.random_bool(0.5);
             sim.queries.push(SimQuery {
                 id,
                 plan,
+                unsteady,
                 splits: 0,
                 batch: 0,
                 running: false,
@@ -154,7 +164,28 @@ impl Sim {
             && BatchId(query.batch) == id.batch
         {
             query.winners.insert((id.stage.0, id.partition), (id, from));
+            if let Ok(output) = &report.outcome {
+                self.forget_misled(&id, output);
+            }
         }
+    }
+
+    /// Attempts that were given other rows of a task than those that count now are waited for no longer.
+    fn forget_misled(&mut self, writer: &TaskId, output: &TaskOutput) {
+        let inputs = &self.inputs;
+        let is_misled = |reader: &TaskId| {
+            let same_batch = reader.query == writer.query && reader.batch == writer.batch;
+            let Some(TaskInput::Blocks(lists)) = inputs.get(reader).filter(|_| same_batch) else {
+                return false;
+            };
+            lists.iter().flatten().any(|location| {
+                let of_writer = location.task.stage == writer.stage
+                    && location.task.partition == writer.partition;
+                let list = &output.exchanges[location.exchange as usize];
+                of_writer && list[location.partition as usize] != location.meta
+            })
+        };
+        self.live.retain(|reader, _| !is_misled(reader));
     }
 
     fn act(&mut self, action: Action) {
@@ -168,6 +199,7 @@ impl Sim {
                         self.live.insert(id, executor).is_none(),
                         "{id} launched twice"
                     );
+                    self.inputs.insert(id, spec.input.clone());
                     let on = self.executors.get_mut(&number).expect("a known executor");
                     if on.alive && on.connected {
                         on.running.insert(id, spec.input.clone());
@@ -245,6 +277,7 @@ impl Sim {
                 let most = query.failures.values().max().copied().unwrap_or(0);
                 let legal = match failure.kind {
                     FailureKind::UserCode => query.never || most >= 4,
+                    FailureKind::Nondeterministic => query.unsteady,
                     FailureKind::FetchFailed { .. } | FailureKind::Io => query.fetch_failures >= 4,
                     _ => false,
                 };

@@ -229,6 +229,40 @@ fn a_topic_that_was_made_anew_is_noticed() {
 }
 
 #[test]
+fn an_assigned_topic_that_is_deleted_is_noticed() {
+    let kafka = KafkaBroker::shared().client();
+    let topic = kafka.unique_topic("assigned", 1).unwrap();
+    let other = kafka.unique_topic("assigned-too", 1).unwrap();
+    let start = |on_data_loss| {
+        let places = vec![(topic.clone(), 0), (other.clone(), 0)];
+        let mut settings = settings(kafka, Subscription::Assign(places));
+        settings.on_data_loss = on_data_loss;
+        let mut source = Source::with(settings);
+        source.start().unwrap();
+        source
+    };
+    let mut failing = start(OnDataLoss::Fail);
+    let mut warning = start(OnDataLoss::Warn);
+    kafka.delete_topic(&topic).unwrap();
+    let lost = wait_for(SOON, "the loss", || {
+        let failure = failing.plan().err()?;
+        (failure.kind == FailureKind::DataLoss).then_some(failure)
+    })
+    .unwrap();
+    assert!(
+        lost.message
+            .contains(&format!("{topic}/0 was read up to offset 0")),
+        "{lost}"
+    );
+    wait_until(SOON, "going on without the topic", || {
+        warning.plan().is_ok()
+    })
+    .unwrap();
+    kafka.produce_lines(&other, 0, ["a"]).unwrap();
+    assert_eq!(texts(&warning.read_rows(1)), ["a"]);
+}
+
+#[test]
 fn a_topic_that_is_shorter_than_what_was_read_is_noticed() {
     let kafka = KafkaBroker::shared().client();
     let topic = kafka.unique_topic("shorter", 1).unwrap();

@@ -8,9 +8,10 @@ use millstream_common::failure::{Fault, Retry};
 use millstream_connectors::kafka::{Settings, StartingOffsets, Subscription};
 use millstream_integration_tests::kafka::KafkaBroker;
 use millstream_integration_tests::process::unique_marker;
+use millstream_integration_tests::wait::wait_until;
 use serde_json::json;
 
-use super::fixture::{Source, of_topic, range, ranges, settings, texts};
+use super::fixture::{SOON, Source, of_topic, range, ranges, settings, texts};
 
 #[test]
 fn a_query_starts_where_it_was_told_to() {
@@ -199,6 +200,9 @@ fn progress_is_committed_for_lag_tools() {
     source.committed(&planned).unwrap();
     source.committed(&planned).unwrap();
     assert_eq!(lag(&source)[&format!("{topic}/1")], 2);
-    let committed = kafka.committed_offsets(&group, &topic).unwrap();
-    assert_eq!(committed, BTreeMap::from([(0, 0), (1, 3)]));
+    let expected = BTreeMap::from([(0, 0), (1, 3)]);
+    wait_until(SOON, "the group's offsets", || {
+        kafka.committed_offsets(&group, &topic).unwrap() == expected
+    })
+    .unwrap();
 }

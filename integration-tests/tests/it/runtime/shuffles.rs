@@ -1,6 +1,6 @@
 //! What goes through a shuffle, and how often a shared operator is called.
 
-use super::{Counts, Place, of_executors, start, stop, wait_input};
+use super::{Counts, Place, of_driver, of_executors, start, stop, wait_input};
 
 const WORDS: u64 = 2_000;
 const LINES: u64 = 8_000;
@@ -94,4 +94,39 @@ fn an_operator_with_two_outputs_is_called_once_a_row_over_processes() {
 #[test]
 fn a_persisted_operator_is_called_once_a_row_over_processes() {
     shared_operator("persisted");
+}
+
+#[test]
+fn a_stage_whose_launch_is_larger_than_a_message_runs() {
+    const MAP_TASKS: u64 = 800;
+    const REDUCE_TASKS: u32 = 150;
+    let mut text = String::new();
+    let mut counts = Counts::new();
+    for line in 0..MAP_TASKS {
+        // More than a split has: a line is a task. It has words for about half of the reduce tasks, each some 20 bytes in the launch.
+        for place in 0..110 {
+            let word = format!("word-{:06}", (line * 7 + place * 13) % WORDS);
+            text.push_str(&word);
+            text.push(' ');
+            *counts.entry(word).or_default() += 1;
+        }
+        text.push('\n');
+    }
+    let place = Place::new();
+    let output = place.path("out");
+    let application = place
+        .test_job("wordcount")
+        .args(["--output", output.to_str().unwrap()])
+        .conf("files.split_size", "1KiB")
+        .conf("rpc.max_message", "1MiB")
+        .conf("parallelism", REDUCE_TASKS)
+        .cores(REDUCE_TASKS);
+    let cluster = start(&application, 1);
+    place.put("lines", &text);
+    wait_input(&cluster);
+    let lost = of_driver(&cluster, "millstream_driver_executors_lost_total", "");
+    let retries = of_driver(&cluster, "millstream_driver_task_retries_total", "");
+    stop(cluster);
+    assert_eq!((lost, retries), (0, 0), "the session was cut");
+    assert_eq!(place.counts(), counts);
 }

@@ -55,6 +55,8 @@ pub(super) fn random_plan(random: &mut SmallRng) -> Plan {
 pub(super) struct SimQuery {
     pub(super) id: QueryId,
     pub(super) plan: Arc<Plan>,
+    /// What a task writes depends on the attempt, too.
+    pub(super) unsteady: bool,
     pub(super) splits: usize,
     pub(super) batch: u64,
     pub(super) running: bool,
@@ -92,7 +94,7 @@ impl SimQuery {
         }
     }
 
-    /// What a task writes depends on the task alone.
+    /// How many rows a task writes depends on the task alone.
     fn rows(&self, stage: u32, map: u32, exchange: u32, partition: u32) -> u64 {
         if self.plan.stages[stage as usize].exchanges[exchange as usize] == Exchange::Keep
             && map != partition
@@ -150,6 +152,7 @@ impl SimQuery {
 
     pub(super) fn output(&self, task: &TaskId) -> TaskOutput {
         let exchanges = self.plan.stages[task.stage.0 as usize].exchanges.len();
+        let differs = self.unsteady && (task.attempt + task.partition) % 3 == 2;
         let lists = (0..u32::try_from(exchanges).expect("few")).map(|exchange| {
             (0..self.exchange_partitions(task.stage.0, exchange))
                 .map(|partition| {
@@ -157,7 +160,7 @@ impl SimQuery {
                     BlockMeta {
                         bytes: rows * 10,
                         rows,
-                        checksum: rows + 1,
+                        checksum: rows + 1 + u64::from(differs && rows > 0) * 1_000,
                     }
                 })
                 .collect()
