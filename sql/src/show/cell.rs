@@ -327,7 +327,7 @@ mod tests {
         let item = |data_type: DataType| Arc::new(Field::new("item", data_type, true));
         let pair = |key: DataType, value: DataType| {
             let fields = vec![
-                Field::new("key", key, false),
+                Field::new("key", key, true),
                 Field::new("value", value, true),
             ];
             DataType::Struct(fields.into())
