@@ -21,6 +21,9 @@ const QUICK: Duration = Duration::from_secs(60);
 /// What [`Container::parse`] reads.
 const STATE: &str = "{{.Id}} {{.State.Pid}} {{.RestartCount}} {{.State.ExitCode}} {{if .State.Health}}{{.State.Health.Status}}{{end}}";
 
+/// The volumes of a container.
+const VOLUMES: &str = r#"{{range .Mounts}}{{if eq .Type "volume"}}{{.Name}} {{end}}{{end}}"#;
+
 /// One container of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container {
@@ -106,6 +109,20 @@ impl Compose {
         }
         let states = docker(QUICK, &[&["inspect", "--format", STATE], &ids[..]].concat())?;
         Ok(states.lines().filter_map(Container::parse).collect())
+    }
+
+    /// The volumes that the project's containers have and its file doesn't name: those of their images.
+    pub fn unnamed_volumes(&self) -> Result<Vec<String>, Error> {
+        let ids = self.run(QUICK, &["ps", "--all", "--quiet"])?;
+        let ids: Vec<&str> = ids.split_whitespace().collect();
+        let inspect = ["inspect", "--format", VOLUMES];
+        let names = docker(QUICK, &[&inspect[..], &ids[..]].concat())?;
+        let own = format!("{}_", self.project);
+        let names = names.split_whitespace();
+        Ok(names
+            .filter(|name| !name.starts_with(&own))
+            .map(str::to_owned)
+            .collect())
     }
 
     /// Sends SIGKILL to a container's main process as the kernel would when memory runs out. `docker kill` would not do:

@@ -9,6 +9,8 @@ use serde_json::Value;
 
 use crate::Error;
 
+const BATCH_INTERVAL: &str = "batch_interval";
+
 /// Flags of a driver.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Launching")]
@@ -140,6 +142,25 @@ pub(crate) fn program_name() -> String {
             .map(|stem| stem.to_string_lossy().into_owned())
     })
     .unwrap_or_else(|| "millstream".to_owned())
+}
+
+/// The command line of an application whose queries say themselves when their batches run.
+#[cfg(feature = "sql")]
+pub(crate) fn command_with_triggers<A: Args>() -> Result<Command, Error> {
+    Ok(command::<A>()?.mut_arg(BATCH_INTERVAL, |flag| flag.hide(true)))
+}
+
+/// Refuses what means nothing where queries have triggers.
+#[cfg(feature = "sql")]
+pub(crate) fn check_triggers(
+    command: &mut Command,
+    launch: &LaunchArgs,
+) -> Result<(), clap::Error> {
+    if launch.batch_interval.is_none() {
+        return Ok(());
+    }
+    let message = "--batch-interval is for DStreams alone; when batches of Structured Streaming run is said by each query: write_stream().trigger(Trigger::ProcessingTime(..))";
+    Err(command.error(ErrorKind::UnknownArgument, message))
 }
 
 /// Reads a command line.
@@ -290,6 +311,35 @@ mod tests {
         let config = launch.config().expect("config");
         assert_eq!(config.get(keys::TASK_MAX_FAILURES), 7);
         assert_eq!(config.get(keys::BATCH_INTERVAL), Duration::from_secs(2));
+    }
+
+    #[cfg(feature = "sql")]
+    #[test]
+    fn an_interval_is_refused_where_queries_have_triggers() {
+        let read = |arguments: &[&str]| {
+            let mut command = command_with_triggers::<Own>().expect("no clash");
+            let given = std::iter::once("program").chain(arguments.iter().copied());
+            let role = parse::<Own>(&mut command, given.map(Into::into).collect());
+            let Ok(Role::Driver(launch, _)) = role else {
+                panic!("a driver was expected");
+            };
+            check_triggers(&mut command, &launch)
+        };
+        assert!(read(&["--topic", "t"]).is_ok());
+        let error = read(&["--topic", "t", "--batch-interval", "2s"]).expect_err("refused");
+        assert_eq!(error.exit_code(), 2);
+        assert!(
+            error
+                .to_string()
+                .contains("trigger(Trigger::ProcessingTime"),
+            "{error}"
+        );
+        let mut command = command_with_triggers::<Own>().expect("no clash");
+        let help = command.render_long_help().to_string();
+        assert!(
+            help.contains("--checkpoint") && !help.contains("--batch-interval"),
+            "{help}"
+        );
     }
 
     #[test]

@@ -74,11 +74,18 @@ where
 {
     let mut registry = Registry::default();
     functions(&mut registry);
-    let mut command = match cli::command::<A>() {
+    let mut command = match cli::command_with_triggers::<A>() {
         Ok(command) => command,
         Err(error) => return fail(&error),
     };
-    let done = match cli::parse::<A>(&mut command, std::env::args_os().collect()) {
+    let parsed = cli::parse::<A>(&mut command, std::env::args_os().collect());
+    let checked = parsed.and_then(|role| {
+        if let Role::Driver(flags, _) = &role {
+            cli::check_triggers(&mut command, flags)?;
+        }
+        Ok(role)
+    });
+    let done = match checked {
         Ok(Role::Driver(flags, own)) => drive(&flags, own, registry, job),
         Ok(Role::Executor(flags)) => execute(&flags, executor_programs(registry)),
         Err(error) => {

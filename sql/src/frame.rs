@@ -22,7 +22,7 @@ use crate::{
         from_json::FromJsonFunction,
         interval,
         planner::divided,
-        split::SplitFunction,
+        split::SPLIT,
         window::WindowFunction,
     },
     plan::rewrite,
@@ -339,6 +339,7 @@ impl DataFrame {
     /// # Errors
     /// As [`collect`](Self::collect).
     pub fn show(&self, rows: impl Into<Option<usize>>) -> Result<(), Error> {
+        show::check_columns(self.schema().fields(), "shown")?;
         let (schema, batches) = self.computed()?;
         let shown = Shown {
             rows: rows.into().unwrap_or(20),
@@ -379,7 +380,7 @@ pub fn from_json(text: Expr, schema: &str) -> Expr {
 
 /// Text cut at a regular expression.
 pub fn split(text: Expr, pattern: &str) -> Expr {
-    ScalarUDF::from(SplitFunction::default()).call(vec![text, lit(pattern)])
+    SPLIT.function().call(vec![text, lit(pattern)])
 }
 
 /// Rows in groups, to be aggregated.

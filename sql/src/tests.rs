@@ -9,6 +9,7 @@ mod golden;
 mod managing;
 mod outputs;
 mod reading;
+mod refusals;
 mod streams;
 
 use std::{

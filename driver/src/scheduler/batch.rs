@@ -32,8 +32,17 @@ pub(super) struct Batch {
     /// Tasks that wait for a slot.
     pub queued: u32,
     pub retries: u64,
-    /// It was said that no executor is there.
-    pub told_no_executor: bool,
+    pub missing: Missing,
+}
+
+/// Whether tasks wait for an executor that isn't there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    No,
+    /// They do since then.
+    Since(Tick),
+    /// It was said.
+    Told,
 }
 
 /// Where a branch's partitions lie within its stage.
@@ -323,7 +332,7 @@ impl Batch {
             output_rounds: 0,
             queued: 0,
             retries: 0,
-            told_no_executor: false,
+            missing: Missing::No,
         })
     }
 

@@ -1,6 +1,6 @@
 //! Tasks into slots: whose turn it is, which task, which executor; and the timers.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, time::Duration};
 
 use millstream_common::{
     ids::StageId,
@@ -11,10 +11,13 @@ use millstream_dataflow::plan::Branch;
 
 use super::{
     Launching, Scheduler,
-    batch::{Attempt, Batch, State},
+    batch::{Attempt, Batch, Missing, State},
     executors::{ExecutorIndex, NOWHERE, Occupant, Pool},
     message::{Action, Note},
 };
+
+/// For so long an executor may be missing before that is worth a word: where tasks run in the driver's process, it registers while the first batch begins.
+const BEFORE_TELLING: Duration = Duration::from_secs(1);
 
 impl Scheduler {
     /// Fills free slots for as long as tasks wait that may have them.
@@ -255,8 +258,9 @@ impl Scheduler {
         }
     }
 
-    /// Tasks wait and no executor may have them: says so once.
-    pub(super) fn tell_of_missing_executors(&mut self) {
+    /// Tasks wait and no executor may have them: says so once, when it stays so.
+    pub(super) fn tell_of_missing_executors(&mut self, now: Tick) {
+        self.next_telling = None;
         if self.pool.staying() > 0 {
             return;
         }
@@ -265,18 +269,29 @@ impl Scheduler {
                 continue;
             };
             let is_stuck = batch.queued > 0
-                && !batch.told_no_executor
                 && !self
                     .pool
                     .iter()
                     .any(|(index, _)| self.pool.admits(index, batch.sequence));
-            if is_stuck {
-                batch.told_no_executor = true;
-                self.actions.push(Action::NoExecutor {
-                    query: batch.run.query,
-                    batch: batch.run.batch,
-                });
+            if !is_stuck {
+                continue;
             }
+            let since = match batch.missing {
+                Missing::No => now,
+                Missing::Since(since) => since,
+                Missing::Told => continue,
+            };
+            let due = since.after(BEFORE_TELLING);
+            if due > now {
+                batch.missing = Missing::Since(since);
+                self.next_telling = Some(self.next_telling.map_or(due, |next| next.min(due)));
+                continue;
+            }
+            batch.missing = Missing::Told;
+            self.actions.push(Action::NoExecutor {
+                query: batch.run.query,
+                batch: batch.run.batch,
+            });
         }
     }
 
@@ -321,6 +336,7 @@ impl Scheduler {
             }
         };
         sooner(self.next_speculation);
+        sooner(self.next_telling);
         for query in self.queries.iter_mut() {
             let Some(batch) = &mut query.batch else {
                 continue;

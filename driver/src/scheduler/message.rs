@@ -203,7 +203,7 @@ pub enum Action {
     },
     /// Send [`Event::Timer`] at this time; replaces an earlier wish.
     WakeAt(Tick),
-    /// Tasks wait and no executor can take them; said once a waiting.
+    /// Tasks have waited for a second and no executor can take them; said once a waiting.
     NoExecutor {
         /// The query.
         query: QueryId,

@@ -66,6 +66,8 @@ pub struct Scheduler {
     rotation: VecDeque<usize>,
     pauses: BinaryHeap<Reverse<Pause>>,
     next_speculation: Option<Tick>,
+    /// When it is said next that no executor is there.
+    next_telling: Option<Tick>,
     /// The wish last said.
     armed: Option<Tick>,
     /// Batches so far.
@@ -113,6 +115,7 @@ impl Scheduler {
             rotation: VecDeque::new(),
             pauses: BinaryHeap::new(),
             next_speculation: None,
+            next_telling: None,
             armed: None,
             sequence: 0,
             launching: Vec::new(),
@@ -159,7 +162,7 @@ impl Scheduler {
         }
         self.fire_timers(now);
         self.dispatch(now);
-        self.tell_of_missing_executors();
+        self.tell_of_missing_executors(now);
         self.flush();
         self.wish_to_wake(now);
         self.check();

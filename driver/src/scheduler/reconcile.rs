@@ -10,6 +10,7 @@ use millstream_common::{
 
 use super::{
     Scheduler,
+    batch::Missing,
     executors::ExecutorIndex,
     message::{Action, ExecutorInfo},
 };
@@ -35,7 +36,7 @@ impl Scheduler {
                 for query in self.queries.iter_mut() {
                     query.homes.share(&mut self.pool);
                     if let Some(batch) = &mut query.batch {
-                        batch.told_no_executor = false;
+                        batch.missing = Missing::No;
                     }
                 }
                 index

@@ -234,3 +234,61 @@ fn every_crate_takes_the_lints_of_the_workspace() {
         );
     }
 }
+
+/// The lines of a Rust file, or of all below a folder.
+fn lines_below(path: &Path) -> Vec<String> {
+    let entries = walkdir::WalkDir::new(path).into_iter().flatten();
+    let is_rust = |entry: &walkdir::DirEntry| entry.path().extension().is_some_and(|it| it == "rs");
+    let files = entries.filter(is_rust);
+    let contents = files.map(|entry| fs::read_to_string(entry.path()).unwrap());
+    let lines = contents.flat_map(|content| content.lines().map(str::to_owned).collect::<Vec<_>>());
+    lines.collect()
+}
+
+/// Whether documentation has a block of Rust code.
+fn has_documentation_test(lines: &[String]) -> bool {
+    let mut is_open = false;
+    for line in lines {
+        let line = line.trim_start();
+        let text = line
+            .strip_prefix("//!")
+            .or_else(|| line.strip_prefix("///"));
+        let Some(kind) = text.and_then(|text| text.trim().strip_prefix("```")) else {
+            continue;
+        };
+        is_open = !is_open;
+        if is_open && kind != "text" {
+            return true;
+        }
+    }
+    false
+}
+
+#[test]
+fn targets_without_test_binaries_have_no_tests() {
+    let mut spared = 0;
+    for package in workspace().workspace_packages() {
+        for target in &package.targets {
+            let source = target.src_path.as_std_path();
+            let lines = match (target.is_lib(), target.is_bin()) {
+                (true, _) => lines_below(source.parent().unwrap()),
+                (_, true) => lines_below(source),
+                _ => continue,
+            };
+            let place = format!("{} of {}", target.name, package.name);
+            if !target.test {
+                spared += 1;
+                let is_test = |line: &String| {
+                    let line = line.trim();
+                    line == "#[test]" || line.starts_with("#[tokio::test") || line == "proptest! {"
+                };
+                assert!(!lines.iter().any(is_test), "{place}");
+            }
+            if target.is_lib() && !target.doctest {
+                spared += 1;
+                assert!(!has_documentation_test(&lines), "{place}");
+            }
+        }
+    }
+    assert!(spared > 10, "{spared}");
+}

@@ -247,6 +247,8 @@ fn a_cluster_of_containers_outlives_kills_and_grows() {
     let mut scene = Scene::start();
     scene.wait_connected(3);
     assert_eq!(scene.get("executors", &[]), None, "REST without a token");
+    let unnamed = scene.compose.unnamed_volumes().unwrap();
+    assert_eq!(unnamed, Vec::<String>::new(), "each would be left behind");
     scene.send(3_000);
     scene.wait_counted();
 

@@ -124,22 +124,22 @@ async fn serve(tls: &Tls) -> Uri {
     format!("http://{address}").parse().expect("address")
 }
 
-/// A plain server of at most two connections that vouches for the first one alone, and the most that it had at a time.
-async fn serve_two() -> (Uri, Arc<AtomicUsize>) {
+/// Connections without TLS, as they come to an address.
+async fn plain(protocol: accept::Protocol, bounds: Bounds) -> (SocketAddr, Incoming) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let address = listener.local_addr().expect("address");
+    let incoming = Incoming::start(listener, None, "test.listen", protocol, bounds);
+    (address, incoming)
+}
+
+/// A plain server of at most two connections that vouches for the first one alone, and the most that it had at a time.
+async fn serve_two() -> (Uri, Arc<AtomicUsize>) {
     let bounds = Bounds {
         lines: 2,
         terms: Terms::Vouched(Duration::from_millis(100)),
         handshake: DEADLINE,
     };
-    let mut incoming = Incoming::start(
-        listener,
-        None,
-        "test.listen",
-        accept::Protocol::Grpc,
-        bounds,
-    );
+    let (address, mut incoming) = plain(accept::Protocol::Grpc, bounds).await;
     let most = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&most);
     let open = Arc::new(AtomicUsize::new(0));
@@ -169,19 +169,11 @@ async fn serve_two() -> (Uri, Arc<AtomicUsize>) {
 /// The silent connections come from one address, the honest one from another of this machine.
 #[tokio::test]
 async fn silent_connections_of_one_address_keep_no_other_out() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
-    let address = listener.local_addr().expect("address");
     let bounds = Bounds {
         handshake: 10 * DEADLINE,
         ..Bounds::of_grpc()
     };
-    let mut incoming = Incoming::start(
-        listener,
-        None,
-        "test.listen",
-        accept::Protocol::Grpc,
-        bounds,
-    );
+    let (address, mut incoming) = plain(accept::Protocol::Grpc, bounds).await;
     let mut silent = Vec::new();
     for _ in 0..520 {
         silent.push(TcpStream::connect(address).await.expect("connects"));
@@ -200,20 +192,12 @@ async fn silent_connections_of_one_address_keep_no_other_out() {
 
 #[tokio::test]
 async fn a_byte_now_and_then_keeps_no_place() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
-    let address = listener.local_addr().expect("address");
     let bounds = Bounds {
         lines: 2,
         terms: Terms::Answered(Duration::from_millis(200)),
         handshake: DEADLINE,
     };
-    let mut incoming = Incoming::start(
-        listener,
-        None,
-        "test.listen",
-        accept::Protocol::Http,
-        bounds,
-    );
+    let (address, mut incoming) = plain(accept::Protocol::Http, bounds).await;
     let served = tokio::spawn(async move {
         let (mut line, _) = incoming.next_line().await;
         let mut bytes = 0;

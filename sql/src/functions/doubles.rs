@@ -4,40 +4,84 @@
 use std::{f64::consts, sync::Arc};
 
 use arrow::{
-    array::{AsArray, Float64Array},
+    array::{ArrayRef, AsArray, Float64Array},
     compute::cast,
     datatypes::{DataType, Float64Type},
 };
 use datafusion::{
     error::Result,
-    logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility},
+    logical_expr::{ColumnarValue, ScalarFunctionArgs},
 };
 
-use super::wrong;
+use super::{
+    simple::{Rule, Takes, unchecked},
+    wrong,
+};
 
-/// Name, what is computed, and above which number there is a value.
-type Function = (&'static str, fn(f64) -> f64, Option<f64>);
-
-const FUNCTIONS: [Function; 5] = [
-    ("ln", f64::ln, Some(0.0)),
-    ("log10", f64::log10, Some(0.0)),
-    ("log2", binary_logarithm, Some(0.0)),
-    ("log1p", f64::ln_1p, Some(-1.0)),
-    ("sqrt", f64::sqrt, None),
+/// Functions of one number.
+pub(crate) static DOUBLES: [Rule; 5] = [
+    of_one("ln", |arguments| {
+        computed(arguments, |number| above(0.0, number).map(f64::ln))
+    }),
+    of_one("log10", |arguments| {
+        computed(arguments, |number| above(0.0, number).map(f64::log10))
+    }),
+    // As Spark computes it.
+    of_one("log2", |arguments| {
+        computed(arguments, |number| {
+            above(0.0, number).map(|number| number.ln() / consts::LN_2)
+        })
+    }),
+    of_one("log1p", |arguments| {
+        computed(arguments, |number| above(-1.0, number).map(f64::ln_1p))
+    }),
+    of_one("sqrt", |arguments| {
+        computed(arguments, |number| Some(number.sqrt()))
+    }),
 ];
 
-/// As Spark computes it.
-fn binary_logarithm(number: f64) -> f64 {
-    number.ln() / consts::LN_2
+/// `log(number)` is the natural logarithm, `log(base, number)` that to a base.
+pub(crate) static LOG: Rule = Rule {
+    name: "log",
+    takes: Takes::Coerced(|name, types| match types.len() {
+        1 | 2 => coerced(name, types),
+        _ => Err(wrong("log takes a number, or a base and a number")),
+    }),
+    gives: |_| Ok(DataType::Float64),
+    check: unchecked,
+    is_cast: false,
+    compute: logarithms,
+};
+
+const fn of_one(name: &'static str, compute: fn(&ScalarFunctionArgs) -> Result<ArrayRef>) -> Rule {
+    Rule {
+        name,
+        takes: Takes::Coerced(|name, types| match types.len() {
+            1 => coerced(name, types),
+            _ => Err(wrong(format!("{name} takes one number"))),
+        }),
+        gives: |_| Ok(DataType::Float64),
+        check: unchecked,
+        is_cast: false,
+        compute,
+    }
 }
 
-fn applied(function: Function, number: f64) -> Option<f64> {
-    let (_, compute, above) = function;
-    // NaN isn't below, and stays.
-    if above.is_some_and(|above| number <= above) {
-        return None;
+/// None where there is no logarithm. NaN isn't below, and stays.
+fn above(least: f64, number: f64) -> Option<f64> {
+    match number <= least {
+        true => None,
+        false => Some(number),
     }
-    Some(compute(number))
+}
+
+fn computed(
+    arguments: &ScalarFunctionArgs,
+    compute: impl Fn(f64) -> Option<f64>,
+) -> Result<ArrayRef> {
+    let numbers = doubles(&arguments.args[0], arguments.number_rows)?;
+    let made: Float64Array = numbers.unary_opt(compute);
+    Ok(Arc::new(made))
 }
 
 fn doubles(value: &ColumnarValue, rows: usize) -> Result<Float64Array> {
@@ -56,102 +100,23 @@ fn coerced(name: &str, types: &[DataType]) -> Result<Vec<DataType>> {
     Ok(vec![DataType::Float64; types.len()])
 }
 
-/// One of them.
-#[derive(Debug, PartialEq, Eq, Hash)]
-pub(crate) struct DoubleFunction {
-    signature: Signature,
-    number: usize,
-}
-
-impl DoubleFunction {
-    pub(crate) fn all() -> impl Iterator<Item = Self> {
-        (0..FUNCTIONS.len()).map(|number| Self {
-            signature: Signature::user_defined(Volatility::Immutable),
-            number,
-        })
-    }
-}
-
-impl ScalarUDFImpl for DoubleFunction {
-    fn name(&self) -> &str {
-        FUNCTIONS[self.number].0
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
-        if types.len() != 1 {
-            return Err(wrong(format!("{} takes one number", self.name())));
+fn logarithms(arguments: &ScalarFunctionArgs) -> Result<ArrayRef> {
+    let natural = |number: f64| above(0.0, number).map(f64::ln);
+    let rows = arguments.number_rows;
+    let made: Float64Array = match arguments.args.as_slice() {
+        [number] => doubles(number, rows)?.unary_opt(natural),
+        [base, number] => {
+            let bases = doubles(base, rows)?;
+            let numbers = doubles(number, rows)?;
+            let pairs = bases.iter().zip(&numbers);
+            let logarithms = pairs.map(|(base, number)| {
+                let base = natural(base?)?;
+                let number = natural(number?)?;
+                Some(number / base)
+            });
+            logarithms.collect()
         }
-        coerced(self.name(), types)
-    }
-
-    fn return_type(&self, _types: &[DataType]) -> Result<DataType> {
-        Ok(DataType::Float64)
-    }
-
-    fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let function = FUNCTIONS[self.number];
-        let numbers = doubles(&arguments.args[0], arguments.number_rows)?;
-        let made: Float64Array = numbers.unary_opt(|number| applied(function, number));
-        Ok(ColumnarValue::Array(Arc::new(made)))
-    }
-}
-
-/// `log(number)` is the natural logarithm, `log(base, number)` that to a base.
-#[derive(Debug, PartialEq, Eq, Hash)]
-pub(crate) struct LogFunction {
-    signature: Signature,
-}
-
-impl Default for LogFunction {
-    fn default() -> Self {
-        Self {
-            signature: Signature::user_defined(Volatility::Immutable),
-        }
-    }
-}
-
-impl ScalarUDFImpl for LogFunction {
-    fn name(&self) -> &str {
-        "log"
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
-        if !matches!(types.len(), 1 | 2) {
-            return Err(wrong("log takes a number, or a base and a number"));
-        }
-        coerced(self.name(), types)
-    }
-
-    fn return_type(&self, _types: &[DataType]) -> Result<DataType> {
-        Ok(DataType::Float64)
-    }
-
-    fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let natural = |number: f64| applied(FUNCTIONS[0], number);
-        let rows = arguments.number_rows;
-        let made: Float64Array = match arguments.args.as_slice() {
-            [number] => doubles(number, rows)?.unary_opt(natural),
-            [base, number] => {
-                let bases = doubles(base, rows)?;
-                let numbers = doubles(number, rows)?;
-                let pairs = bases.iter().zip(&numbers);
-                let logarithms = pairs.map(|(base, number)| {
-                    let base = natural(base?)?;
-                    let number = natural(number?)?;
-                    Some(number / base)
-                });
-                logarithms.collect()
-            }
-            _ => return Err(wrong("log takes a number, or a base and a number")),
-        };
-        Ok(ColumnarValue::Array(Arc::new(made)))
-    }
+        _ => return Err(wrong("log takes a number, or a base and a number")),
+    };
+    Ok(Arc::new(made))
 }

@@ -14,6 +14,7 @@
 //! - `planner`: what SQL text means where Spark and the engine differ
 //! - `regexp_replace`: text with matches replaced
 //! - `seconds`: times as seconds, and back
+//! - `simple`: functions of their arguments alone, each said by one rule
 //! - `size`: how long a list is
 //! - `spark_text`: numbers and times as Spark casts them to text
 //! - `split`: strings cut at a pattern
@@ -33,6 +34,7 @@ pub(crate) mod plain_text;
 pub(crate) mod planner;
 pub(crate) mod regexp_replace;
 pub(crate) mod seconds;
+pub(crate) mod simple;
 pub(crate) mod size;
 pub(crate) mod spark_text;
 pub(crate) mod split;
@@ -40,12 +42,25 @@ pub(crate) mod total_order;
 pub(crate) mod window;
 
 use datafusion::{
+    common::ScalarValue,
     error::Result,
-    logical_expr::{AggregateUDF, ScalarUDF},
+    logical_expr::{AggregateUDF, ReturnFieldArgs, ScalarUDF},
     prelude::SessionContext,
 };
+use regex::Regex;
 
 use checked::{CheckedFunction, Operation};
+use simple::Rule;
+
+const RULES: [&Rule; 7] = [
+    &doubles::LOG,
+    &plain_text::PLAIN_TEXT,
+    &regexp_replace::REGEXP_REPLACE,
+    &size::SIZE,
+    &split::SPLIT,
+    &total_order::OF_TOTAL_ORDER,
+    &total_order::TOTAL_ORDER,
+];
 
 /// Makes them known to a context.
 pub(crate) fn register(context: &SessionContext, zone: &str) -> Result<()> {
@@ -55,17 +70,10 @@ pub(crate) fn register(context: &SessionContext, zone: &str) -> Result<()> {
         ScalarUDF::from(event_time::SeenFunction::default()),
         ScalarUDF::from(explode::ExplodeFunction::default()),
         ScalarUDF::from(from_json::FromJsonFunction::new(zone)),
-        ScalarUDF::from(doubles::LogFunction::default()),
         ScalarUDF::from(list_item::ListItemFunction::default()),
-        ScalarUDF::from(plain_text::PlainTextFunction::default()),
-        ScalarUDF::from(size::SizeFunction::default()),
-        ScalarUDF::from(regexp_replace::RegexpReplaceFunction::default()),
         ScalarUDF::from(seconds::FromSecondsFunction::new(false)),
         ScalarUDF::from(seconds::FromSecondsFunction::new(true)),
         ScalarUDF::from(spark_text::SparkTextFunction::new(zone)),
-        ScalarUDF::from(split::SplitFunction::default()),
-        ScalarUDF::from(total_order::TotalOrderFunction::default()),
-        ScalarUDF::from(total_order::OfTotalOrderFunction::default()),
         ScalarUDF::from(window::WindowFunction::default()),
         ScalarUDF::from(window::SlidesFunction::default()),
         ScalarUDF::from(window::InWindowFunction::default()),
@@ -78,8 +86,8 @@ pub(crate) fn register(context: &SessionContext, zone: &str) -> Result<()> {
     for function in seconds::SecondsFunction::all() {
         context.register_udf(ScalarUDF::from(function));
     }
-    for function in doubles::DoubleFunction::all() {
-        context.register_udf(ScalarUDF::from(function));
+    for rule in RULES.into_iter().chain(&doubles::DOUBLES) {
+        context.register_udf(rule.function());
     }
     for function in date_parts::DatePartFunction::all() {
         context.register_udf(ScalarUDF::from(function));
@@ -92,6 +100,21 @@ pub(crate) fn register(context: &SessionContext, zone: &str) -> Result<()> {
 pub(crate) fn is_fallible(name: &str) -> bool {
     let mut operations = Operation::ALL.iter();
     name == list_item::NAME || operations.any(|operation| operation.name() == name)
+}
+
+/// A pattern of the query.
+pub(crate) fn regex_of(pattern: &str) -> Result<Regex> {
+    Regex::new(pattern)
+        .map_err(|error| wrong(format!("`{pattern}` is no regular expression: {error}")))
+}
+
+/// Whether a pattern among a call's arguments is one, where it is a literal. What comes from a column is seen when it is there.
+fn check_literal(arguments: &ReturnFieldArgs<'_>, number: usize) -> Result<()> {
+    let pattern = arguments.scalar_arguments.get(number).copied().flatten();
+    match pattern.and_then(ScalarValue::try_as_str) {
+        Some(Some(pattern)) => regex_of(pattern).map(drop),
+        _ => Ok(()),
+    }
 }
 
 /// What is wrong with how a function was called.

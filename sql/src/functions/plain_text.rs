@@ -3,61 +3,38 @@
 use std::{fmt::Write, sync::Arc};
 
 use arrow::{
-    array::{AsArray, StringBuilder},
+    array::{ArrayRef, AsArray, StringBuilder},
     compute::cast,
     datatypes::{DataType, Float64Type},
 };
 use datafusion::{
     error::{DataFusionError, Result},
-    logical_expr::{ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility},
+    logical_expr::ScalarFunctionArgs,
 };
 
-use super::seconds::name_of_value;
+use super::simple::{Rule, Takes, unchecked};
 
-#[derive(Debug, PartialEq, Eq, Hash)]
-pub(crate) struct PlainTextFunction {
-    signature: Signature,
-}
+pub(crate) static PLAIN_TEXT: Rule = Rule {
+    name: "plain_text",
+    takes: Takes::Any(1),
+    gives: |_| Ok(DataType::Utf8),
+    check: unchecked,
+    is_cast: true,
+    compute: texts,
+};
 
-impl Default for PlainTextFunction {
-    fn default() -> Self {
-        Self {
-            signature: Signature::any(1, Volatility::Immutable),
-        }
+fn texts(arguments: &ScalarFunctionArgs) -> Result<ArrayRef> {
+    let numbers = arguments.args[0].to_array(arguments.number_rows)?;
+    let numbers = cast(&numbers, &DataType::Float64)?;
+    let numbers = numbers.as_primitive::<Float64Type>();
+    let mut texts = StringBuilder::with_capacity(numbers.len(), numbers.len() * 8);
+    for number in numbers {
+        let Some(number) = number else {
+            texts.append_null();
+            continue;
+        };
+        write!(texts, "{number}").map_err(|error| DataFusionError::External(Box::new(error)))?;
+        texts.append_value("");
     }
-}
-
-impl ScalarUDFImpl for PlainTextFunction {
-    fn name(&self) -> &str {
-        "plain_text"
-    }
-
-    fn schema_name(&self, arguments: &[Expr]) -> Result<String> {
-        name_of_value(arguments)
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn return_type(&self, _types: &[DataType]) -> Result<DataType> {
-        Ok(DataType::Utf8)
-    }
-
-    fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let numbers = arguments.args[0].to_array(arguments.number_rows)?;
-        let numbers = cast(&numbers, &DataType::Float64)?;
-        let numbers = numbers.as_primitive::<Float64Type>();
-        let mut texts = StringBuilder::with_capacity(numbers.len(), numbers.len() * 8);
-        for number in numbers {
-            let Some(number) = number else {
-                texts.append_null();
-                continue;
-            };
-            write!(texts, "{number}")
-                .map_err(|error| DataFusionError::External(Box::new(error)))?;
-            texts.append_value("");
-        }
-        Ok(ColumnarValue::Array(Arc::new(texts.finish())))
-    }
+    Ok(Arc::new(texts.finish()))
 }

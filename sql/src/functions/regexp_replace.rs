@@ -3,93 +3,79 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{Array, AsArray, StringBuilder},
+    array::{Array, ArrayRef, AsArray, StringBuilder},
     compute::cast,
     datatypes::{DataType, Int64Type},
 };
 use datafusion::{
     error::{DataFusionError, Result},
-    logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility},
+    logical_expr::ScalarFunctionArgs,
 };
 use regex::{Captures, Regex};
 
-use super::wrong;
+use super::{
+    check_literal, regex_of,
+    simple::{Rule, Takes},
+    wrong,
+};
 
-#[derive(Debug, PartialEq, Eq, Hash)]
-pub(crate) struct RegexpReplaceFunction {
-    signature: Signature,
+pub(crate) static REGEXP_REPLACE: Rule = Rule {
+    name: "regexp_replace",
+    takes: Takes::Coerced(coerced),
+    gives: |_| Ok(DataType::Utf8),
+    check: |arguments| check_literal(arguments, 1),
+    is_cast: false,
+    compute: replaced,
+};
+
+fn coerced(_name: &str, types: &[DataType]) -> Result<Vec<DataType>> {
+    let text = DataType::Utf8;
+    match types {
+        [_, _, _] => Ok(vec![text.clone(), text.clone(), text]),
+        [_, _, _, from] if from.is_integer() => {
+            Ok(vec![text.clone(), text.clone(), text, DataType::Int64])
+        }
+        _ => Err(wrong(
+            "regexp_replace takes a text, a pattern, what stands instead, and the place to begin at, a number, if wanted",
+        )),
+    }
 }
 
-impl Default for RegexpReplaceFunction {
-    fn default() -> Self {
-        Self {
-            signature: Signature::user_defined(Volatility::Immutable),
+fn replaced(arguments: &ScalarFunctionArgs) -> Result<ArrayRef> {
+    let column = |number: usize| -> Result<_> {
+        let values = arguments.args[number].to_array(arguments.number_rows)?;
+        Ok(cast(&values, &DataType::Utf8)?)
+    };
+    let (texts, patterns, instead) = (column(0)?, column(1)?, column(2)?);
+    let texts = texts.as_string::<i32>();
+    let patterns = patterns.as_string::<i32>();
+    let instead = instead.as_string::<i32>();
+    let places = match arguments.args.get(3) {
+        Some(places) => Some(places.to_array(arguments.number_rows)?),
+        None => None,
+    };
+    let places = places
+        .as_ref()
+        .map(|places| places.as_primitive::<Int64Type>());
+    let mut known: Option<Replacer> = None;
+    let mut replaced = StringBuilder::new();
+    for row in 0..texts.len() {
+        let has_place = places.is_none_or(|places| places.is_valid(row));
+        let is_whole = texts.is_valid(row) && patterns.is_valid(row) && instead.is_valid(row);
+        if !is_whole || !has_place {
+            replaced.append_null();
+            continue;
         }
-    }
-}
-
-impl ScalarUDFImpl for RegexpReplaceFunction {
-    fn name(&self) -> &str {
-        "regexp_replace"
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
-        let text = DataType::Utf8;
-        match types {
-            [_, _, _] => Ok(vec![text.clone(), text.clone(), text]),
-            [_, _, _, from] if from.is_integer() => {
-                Ok(vec![text.clone(), text.clone(), text, DataType::Int64])
-            }
-            _ => Err(wrong(
-                "regexp_replace takes a text, a pattern, what stands instead, and the place to begin at, a number, if wanted",
-            )),
-        }
-    }
-
-    fn return_type(&self, _types: &[DataType]) -> Result<DataType> {
-        Ok(DataType::Utf8)
-    }
-
-    fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let column = |number: usize| -> Result<_> {
-            let values = arguments.args[number].to_array(arguments.number_rows)?;
-            Ok(cast(&values, &DataType::Utf8)?)
+        let (pattern, instead) = (patterns.value(row), instead.value(row));
+        let replacer = match known.take_if(|known| known.is_of(pattern, instead)) {
+            Some(replacer) => replacer,
+            None => Replacer::new(pattern, instead)?,
         };
-        let (texts, patterns, instead) = (column(0)?, column(1)?, column(2)?);
-        let texts = texts.as_string::<i32>();
-        let patterns = patterns.as_string::<i32>();
-        let instead = instead.as_string::<i32>();
-        let places = match arguments.args.get(3) {
-            Some(places) => Some(places.to_array(arguments.number_rows)?),
-            None => None,
-        };
-        let places = places
-            .as_ref()
-            .map(|places| places.as_primitive::<Int64Type>());
-        let mut known: Option<Replacer> = None;
-        let mut replaced = StringBuilder::new();
-        for row in 0..texts.len() {
-            let has_place = places.is_none_or(|places| places.is_valid(row));
-            let is_whole = texts.is_valid(row) && patterns.is_valid(row) && instead.is_valid(row);
-            if !is_whole || !has_place {
-                replaced.append_null();
-                continue;
-            }
-            let (pattern, instead) = (patterns.value(row), instead.value(row));
-            let replacer = match known.take_if(|known| known.is_of(pattern, instead)) {
-                Some(replacer) => replacer,
-                None => Replacer::new(pattern, instead)?,
-            };
-            let place = places.map_or(1, |places| places.value(row));
-            replaced.append_value(replacer.replaced(texts.value(row), place));
-            known = Some(replacer);
-        }
-        Ok(ColumnarValue::Array(Arc::new(replaced.finish())))
+        let place = places.map_or(1, |places| places.value(row));
+        replaced.append_value(replacer.replaced(texts.value(row), place));
+        known = Some(replacer);
     }
+    Ok(Arc::new(replaced.finish()))
 }
 
 /// What stands instead of a match.
@@ -107,8 +93,7 @@ struct Replacer {
 
 impl Replacer {
     fn new(pattern: &str, instead: &str) -> Result<Self> {
-        let regex = Regex::new(pattern)
-            .map_err(|error| wrong(format!("`{pattern}` is no regular expression: {error}")))?;
+        let regex = regex_of(pattern)?;
         Ok(Self {
             pieces: pieces(instead, regex.captures_len())?,
             regex,

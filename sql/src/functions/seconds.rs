@@ -15,7 +15,7 @@ use datafusion::{
     logical_expr::{ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility},
 };
 
-use super::wrong;
+use super::{simple::name_of_value, wrong};
 
 const MICROS: i64 = 1_000_000;
 /// Decimals of microseconds.
@@ -39,13 +39,6 @@ fn micros(times: &ArrayRef) -> Result<Int64Array> {
         }
         other => return Err(wrong(format!("{other} is no time"))),
     })
-}
-
-/// That of the value, as a cast has it.
-pub(super) fn name_of_value(arguments: &[Expr]) -> Result<String> {
-    let value = arguments.first();
-    let value = value.ok_or_else(|| wrong("a cast needs a value"))?;
-    Ok(value.schema_name().to_string())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

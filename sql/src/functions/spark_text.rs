@@ -12,7 +12,7 @@ use datafusion::{
 };
 use jiff::tz::TimeZone;
 
-use super::wrong;
+use super::simple::name_of_value;
 use crate::show::cell_text;
 
 /// The function, in a session's zone.
@@ -46,9 +46,7 @@ impl ScalarUDFImpl for SparkTextFunction {
 
     /// That of the value, as a cast has it.
     fn schema_name(&self, arguments: &[Expr]) -> Result<String> {
-        let value = arguments.first();
-        let value = value.ok_or_else(|| wrong("spark_text needs a value"))?;
-        Ok(value.schema_name().to_string())
+        name_of_value(arguments)
     }
 
     fn signature(&self) -> &Signature {

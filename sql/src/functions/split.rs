@@ -1,92 +1,91 @@
-//! `split(text, pattern[, limit])`: text cut at a regular expression.
+//! `split(text, pattern[, limit])`: text cut at a regular expression. A literal that is none is told when the query is built.
 
 use std::sync::Arc;
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, ListBuilder, StringBuilder},
     compute::cast,
-    datatypes::{DataType, Field},
+    datatypes::{DataType, Field, Int64Type},
 };
 use datafusion::{
-    common::ScalarValue,
     error::Result,
-    logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility},
+    logical_expr::{ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs},
 };
 use regex::Regex;
 
-use super::wrong;
+use super::{
+    check_literal, regex_of,
+    simple::{Rule, Takes},
+    wrong,
+};
 
-pub(crate) const NAME: &str = "split";
+pub(crate) static SPLIT: Rule = Rule {
+    name: "split",
+    takes: Takes::Several,
+    gives: |types| match types.len() {
+        2 | 3 => Ok(DataType::List(Arc::new(Field::new_list_field(
+            DataType::Utf8,
+            true,
+        )))),
+        _ => Err(wrong(
+            "split needs a text, a pattern, and a limit if wanted",
+        )),
+    },
+    check,
+    is_cast: false,
+    compute: pieces,
+};
 
-#[derive(Debug, PartialEq, Eq, Hash)]
-pub(crate) struct SplitFunction {
-    signature: Signature,
-}
-
-impl Default for SplitFunction {
-    fn default() -> Self {
-        Self {
-            signature: Signature::variadic_any(Volatility::Immutable),
-        }
+fn check(arguments: &ReturnFieldArgs<'_>) -> Result<()> {
+    check_literal(arguments, 1)?;
+    match arguments.arg_fields.get(2).map(|field| field.data_type()) {
+        Some(limit) if !limit.is_integer() && !limit.is_null() => Err(wrong(format!(
+            "the limit of split is a whole number, not of type {limit}"
+        ))),
+        _ => Ok(()),
     }
 }
 
-impl ScalarUDFImpl for SplitFunction {
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        match types.len() {
-            2 | 3 => Ok(DataType::List(Arc::new(Field::new_list_field(
-                DataType::Utf8,
-                true,
-            )))),
-            _ => Err(wrong(
-                "split needs a text, a pattern, and a limit if wanted",
-            )),
+fn pieces(arguments: &ScalarFunctionArgs) -> Result<ArrayRef> {
+    let column = |number: usize, of: &DataType| -> Result<ArrayRef> {
+        let values = arguments.args[number].to_array(arguments.number_rows)?;
+        Ok(cast(&values, of)?)
+    };
+    let texts = column(0, &DataType::Utf8)?;
+    let is_one = matches!(arguments.args[1], ColumnarValue::Scalar(_));
+    let patterns = arguments.args[1].to_array(if is_one { 1 } else { texts.len() })?;
+    let patterns: ArrayRef = cast(&patterns, &DataType::Utf8)?;
+    let limits = match arguments.args.get(2) {
+        Some(_) => Some(column(2, &DataType::Int64)?),
+        None => None,
+    };
+    let limits = limits
+        .as_ref()
+        .map(|limits| limits.as_primitive::<Int64Type>());
+    let (texts, patterns) = (texts.as_string::<i32>(), patterns.as_string::<i32>());
+    let values = StringBuilder::with_capacity(texts.len(), texts.value_data().len());
+    let mut lists = ListBuilder::with_capacity(values, texts.len());
+    let mut known: Option<(&str, Pattern)> = None;
+    for row in 0..texts.len() {
+        let of_pattern = if is_one { 0 } else { row };
+        let has_limit = limits.is_none_or(|limits| limits.is_valid(row));
+        if texts.is_null(row) || patterns.is_null(of_pattern) || !has_limit {
+            lists.append_null();
+            continue;
         }
-    }
-
-    fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let texts = arguments.args[0].to_array(arguments.number_rows)?;
-        let texts: ArrayRef = cast(&texts, &DataType::Utf8)?;
-        let pattern = match arguments.args.get(1) {
-            Some(ColumnarValue::Scalar(
-                ScalarValue::Utf8(Some(text))
-                | ScalarValue::Utf8View(Some(text))
-                | ScalarValue::LargeUtf8(Some(text)),
-            )) => text.clone(),
-            _ => return Err(wrong("the pattern of split is a literal text")),
-        };
-        let limit = match arguments.args.get(2) {
-            None => -1,
-            Some(ColumnarValue::Scalar(limit)) => match limit.cast_to(&DataType::Int64)? {
-                ScalarValue::Int64(Some(limit)) => limit,
-                _ => return Err(wrong("the limit of split is a number")),
-            },
-            Some(ColumnarValue::Array(_)) => {
-                return Err(wrong("the limit of split is a literal number"));
-            }
-        };
-        let pattern = Pattern::of(&pattern)?;
-        let texts = texts.as_string::<i32>();
-        let values = StringBuilder::with_capacity(texts.len(), texts.value_data().len());
-        let mut lists = ListBuilder::with_capacity(values, texts.len());
-        for text in texts {
-            let Some(text) = text else {
-                lists.append_null();
-                continue;
-            };
-            pattern.pieces(text, limit, |piece| lists.values().append_value(piece));
-            lists.append(true);
+        let wanted = patterns.value(of_pattern);
+        if known.as_ref().is_none_or(|(text, _)| *text != wanted) {
+            known = Some((wanted, Pattern::of(wanted)?));
         }
-        Ok(ColumnarValue::Array(Arc::new(lists.finish())))
+        let limit = limits.map_or(-1, |limits| limits.value(row));
+        if let Some((_, pattern)) = &known {
+            pattern.pieces(texts.value(row), limit, |piece| {
+                lists.values().append_value(piece)
+            });
+        }
+        lists.append(true);
     }
+    Ok(Arc::new(lists.finish()))
 }
 
 /// What texts are cut at. Most patterns are a letter or a few that stand for themselves, and are found faster without an automaton.
@@ -107,9 +106,7 @@ impl Pattern {
                 Some(_) => Self::Letters(pattern.to_owned()),
             });
         }
-        Regex::new(pattern)
-            .map(Self::Regex)
-            .map_err(|error| wrong(format!("`{pattern}` is no regular expression: {error}")))
+        regex_of(pattern).map(Self::Regex)
     }
 
     /// As Java's `split`: a match without letters at the beginning cuts nothing off; a positive limit is the number of pieces at most.

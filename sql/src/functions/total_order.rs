@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{AsArray, Float64Array, Int64Array},
+    array::{ArrayRef, AsArray, Float64Array, Int64Array},
     compute::cast,
     datatypes::{DataType, Float64Type, Int64Type},
 };
-use datafusion::{
-    error::Result,
-    logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility},
-};
+use datafusion::{error::Result, logical_expr::ScalarFunctionArgs};
+
+use super::simple::{Rule, Takes, unchecked};
 
 fn ordered(number: f64) -> i64 {
     let number = if number.is_nan() {
@@ -28,73 +27,36 @@ fn number(ordered: i64) -> f64 {
 }
 
 /// `total_order(number)`.
-#[derive(Debug, PartialEq, Eq, Hash)]
-pub(crate) struct TotalOrderFunction {
-    signature: Signature,
-}
-
-impl Default for TotalOrderFunction {
-    fn default() -> Self {
-        Self {
-            signature: Signature::any(1, Volatility::Immutable),
-        }
-    }
-}
-
-impl ScalarUDFImpl for TotalOrderFunction {
-    fn name(&self) -> &str {
-        "total_order"
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn return_type(&self, _types: &[DataType]) -> Result<DataType> {
-        Ok(DataType::Int64)
-    }
-
-    fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let numbers = arguments.args[0].to_array(arguments.number_rows)?;
-        let numbers = cast(&numbers, &DataType::Float64)?;
-        let numbers = numbers.as_primitive::<Float64Type>();
-        let made: Int64Array = numbers.unary(ordered);
-        Ok(ColumnarValue::Array(Arc::new(made)))
-    }
-}
+pub(crate) static TOTAL_ORDER: Rule = Rule {
+    name: "total_order",
+    takes: Takes::Any(1),
+    gives: |_| Ok(DataType::Int64),
+    check: unchecked,
+    is_cast: false,
+    compute: all_ordered,
+};
 
 /// `of_total_order(whole)`.
-#[derive(Debug, PartialEq, Eq, Hash)]
-pub(crate) struct OfTotalOrderFunction {
-    signature: Signature,
+pub(crate) static OF_TOTAL_ORDER: Rule = Rule {
+    name: "of_total_order",
+    takes: Takes::Any(1),
+    gives: |_| Ok(DataType::Float64),
+    check: unchecked,
+    is_cast: false,
+    compute: all_numbers,
+};
+
+fn all_ordered(arguments: &ScalarFunctionArgs) -> Result<ArrayRef> {
+    let numbers = arguments.args[0].to_array(arguments.number_rows)?;
+    let numbers = cast(&numbers, &DataType::Float64)?;
+    let made: Int64Array = numbers.as_primitive::<Float64Type>().unary(ordered);
+    Ok(Arc::new(made))
 }
 
-impl Default for OfTotalOrderFunction {
-    fn default() -> Self {
-        Self {
-            signature: Signature::any(1, Volatility::Immutable),
-        }
-    }
-}
-
-impl ScalarUDFImpl for OfTotalOrderFunction {
-    fn name(&self) -> &str {
-        "of_total_order"
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn return_type(&self, _types: &[DataType]) -> Result<DataType> {
-        Ok(DataType::Float64)
-    }
-
-    fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let whole = arguments.args[0].to_array(arguments.number_rows)?;
-        let made: Float64Array = whole.as_primitive::<Int64Type>().unary(number);
-        Ok(ColumnarValue::Array(Arc::new(made)))
-    }
+fn all_numbers(arguments: &ScalarFunctionArgs) -> Result<ArrayRef> {
+    let whole = arguments.args[0].to_array(arguments.number_rows)?;
+    let made: Float64Array = whole.as_primitive::<Int64Type>().unary(number);
+    Ok(Arc::new(made))
 }
 
 #[cfg(test)]

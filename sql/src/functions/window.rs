@@ -27,6 +27,9 @@ pub(crate) const NAME: &str = "window";
 /// The column's name, as in Spark.
 const COLUMN: &str = "window";
 
+/// Windows that a row is in, at most: each makes a row of its own.
+const MOST_WINDOWS: i64 = 10_000;
+
 /// How windows lie, in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Windows {
@@ -55,6 +58,12 @@ impl Windows {
         }
         if slide > length {
             return Err("the slide of a window must be no longer than its length".to_owned());
+        }
+        let windows = (length - 1) / slide + 1;
+        if windows > MOST_WINDOWS {
+            return Err(format!(
+                "a row would be in {windows} windows, the length by the slide; {MOST_WINDOWS} at most: slide further, or group by shorter windows and add those up"
+            ));
         }
         if start.unsigned_abs() >= slide.unsigned_abs() {
             return Err(
@@ -382,9 +391,18 @@ mod tests {
             &["10 minutes", "0 minutes"],
             &["10 minutes", "20 minutes"],
             &["10 minutes", "5 minutes", "5 minutes"],
+            &["1 day", "1 microsecond"],
+            &["10001 seconds", "1 second"],
+            &["10 seconds", "999 microseconds"],
             &["soon"],
         ] {
             assert!(Windows::of_texts(texts).is_err(), "{texts:?}");
+        }
+        for texts in [
+            ["10000 seconds", "1 second"],
+            ["10 seconds", "1 millisecond"],
+        ] {
+            assert!(Windows::of_texts(&texts).is_ok(), "{texts:?}");
         }
     }
 

@@ -11,7 +11,7 @@ use datafusion::{
 };
 
 use crate::functions::{
-    plain_text::PlainTextFunction,
+    plain_text::PLAIN_TEXT,
     seconds::{FromSecondsFunction, SecondsFunction},
     spark_text::SparkTextFunction,
 };
@@ -89,7 +89,7 @@ impl Casted<'_> {
                 Some(self.then(time, &given))
             }
             (DataType::Float32 | DataType::Float64, DataType::Decimal128(..)) => {
-                let digits = ScalarUDF::from(PlainTextFunction::default());
+                let digits = PLAIN_TEXT.function();
                 let digits = digits.call(vec![self.value.clone()]);
                 Some(self.then(digits, &DataType::Utf8))
             }

@@ -139,7 +139,7 @@ impl Draft {
 
 fn union_with_aggregate() -> Error {
     Error::refused(
-        "a union with an aggregate is not supported on streams here",
+        "a union with an aggregate is not supported here",
         "write two queries",
     )
 }
@@ -202,7 +202,7 @@ impl Cutter {
             || matches!(node.name(), "CoalesceBatchesExec" | "CooperativeExec");
         if !may_stay {
             return Err(Error::refused(
-                format!("{} is not supported on streams here", node.name()),
+                format!("{} is not supported here", node.name()),
                 "write the query with select, filter, group by and union",
             ));
         }

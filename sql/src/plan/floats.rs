@@ -7,12 +7,11 @@ use datafusion::{
     common::{Column, tree_node::Transformed},
     error::Result,
     logical_expr::{
-        Aggregate, Expr, ExprSchemable, LogicalPlan, Projection, ScalarUDF, cast,
-        expr::AggregateFunction,
+        Aggregate, Expr, ExprSchemable, LogicalPlan, Projection, cast, expr::AggregateFunction,
     },
 };
 
-use crate::functions::total_order::{OfTotalOrderFunction, TotalOrderFunction};
+use crate::functions::total_order::{OF_TOTAL_ORDER, TOTAL_ORDER};
 
 /// `min` and `max` over floating point numbers, in aggregates of a plan, become those of whole numbers of the same order.
 pub(super) fn ordered(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
@@ -39,7 +38,7 @@ pub(super) fn ordered(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         columns.push(match was {
             None => column,
             Some(data_type) => {
-                let number = ScalarUDF::from(OfTotalOrderFunction::default()).call(vec![column]);
+                let number = OF_TOTAL_ORDER.function().call(vec![column]);
                 cast(number, data_type).alias(field.name())
             }
         });
@@ -68,7 +67,7 @@ fn replaced(expression: &Expr, aggregate: &Aggregate) -> Result<(Expr, Option<Da
     if !is_float || !matches!(func.name(), "min" | "max") {
         return unchanged();
     }
-    let ordered = ScalarUDF::from(TotalOrderFunction::default()).call(vec![argument.clone()]);
+    let ordered = TOTAL_ORDER.function().call(vec![argument.clone()]);
     let mut params = params.clone();
     params.args = vec![ordered];
     let changed = Expr::AggregateFunction(AggregateFunction {

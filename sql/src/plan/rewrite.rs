@@ -46,7 +46,9 @@ pub(crate) fn rewrite(
     if let Some(error) = refused {
         return Err(error);
     }
-    let ordered = rewritten?.data.transform_up(floats::ordered)?;
+    let rewritten = rewritten?.data;
+    check_generators(&rewritten)?;
+    let ordered = rewritten.transform_up(floats::ordered)?;
     number_event_times(ordered.data)
 }
 
@@ -135,6 +137,24 @@ fn generators(node: LogicalPlan) -> Result<Transformed<LogicalPlan>, Error> {
         other => return Ok(Transformed::no(other)),
     };
     Ok(Transformed::yes(rewritten))
+}
+
+/// `explode` makes rows: none may be left where no rows are made.
+fn check_generators(plan: &LogicalPlan) -> Result<(), Error> {
+    let mut is_left = false;
+    plan.apply(|node| {
+        for expression in node.expressions() {
+            is_left |= expression.exists(|inside| Ok(call(inside, explode::NAME).is_some()))?;
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    match is_left {
+        false => Ok(()),
+        true => Err(Error::refused(
+            "explode is supported only in a select or among the keys of a group by",
+            "select it under a name first, then go on with that column",
+        )),
+    }
 }
 
 type Rewritten = (Expr, LogicalPlan, Expr);

@@ -5,10 +5,10 @@ use std::fmt::Write;
 use arrow::{
     array::{Array, ArrayRef, AsArray},
     datatypes::{
-        DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type,
-        Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
-        TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type,
-        UInt64Type,
+        DataType, Date32Type, Decimal128Type, Field, FieldRef, Float32Type, Float64Type, Int8Type,
+        Int16Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
+        TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type,
+        UInt16Type, UInt32Type, UInt64Type,
     },
 };
 use jiff::{Timestamp, tz::TimeZone};
@@ -21,6 +21,60 @@ pub(crate) fn cell_text(array: &dyn Array, row: usize, zone: &TimeZone) -> Resul
     let mut text = String::new();
     append(array, row, zone, &mut text)?;
     Ok(text)
+}
+
+/// Whether values of this type have a text.
+pub(crate) fn has_text(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Null
+        | DataType::Boolean
+        | DataType::Int8
+        | DataType::Int16
+        | DataType::Int32
+        | DataType::Int64
+        | DataType::UInt8
+        | DataType::UInt16
+        | DataType::UInt32
+        | DataType::UInt64
+        | DataType::Float32
+        | DataType::Float64
+        | DataType::Decimal128(..)
+        | DataType::Utf8
+        | DataType::LargeUtf8
+        | DataType::Utf8View
+        | DataType::Binary
+        | DataType::LargeBinary
+        | DataType::BinaryView
+        | DataType::Date32
+        | DataType::Timestamp(..) => true,
+        DataType::Struct(fields) => fields.iter().all(|field| has_text(field.data_type())),
+        DataType::List(inner) | DataType::LargeList(inner) | DataType::Map(inner, _) => {
+            has_text(inner.data_type())
+        }
+        _ => false,
+    }
+}
+
+/// Columns that can't be shown, or written as text.
+pub(crate) fn check_columns<'f>(
+    fields: impl IntoIterator<Item = &'f FieldRef>,
+    how: &str,
+) -> Result<(), Error> {
+    for field in fields {
+        if !has_text(field.data_type()) {
+            return Err(unfit(field, how));
+        }
+    }
+    Ok(())
+}
+
+/// A column whose type doesn't fit what becomes of it.
+pub(crate) fn unfit(field: &Field, how: &str) -> Error {
+    let (name, data_type) = (field.name(), field.data_type());
+    Error::refused(
+        format!("column {name} of type {data_type} can't be {how}"),
+        format!("cast it to a string, CAST({name} AS STRING), or leave it out"),
+    )
 }
 
 fn append(array: &dyn Array, row: usize, zone: &TimeZone, out: &mut String) -> Result<(), Error> {
@@ -255,9 +309,9 @@ mod tests {
     use arrow::{
         array::{
             BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array,
-            StructArray, TimestampMicrosecondArray,
+            StructArray, TimestampMicrosecondArray, make_array, new_null_array,
         },
-        datatypes::Field,
+        datatypes::IntervalUnit,
     };
     use std::sync::Arc;
 
@@ -266,6 +320,78 @@ mod tests {
     fn text(array: impl Array) -> String {
         let zone = TimeZone::get("Europe/Berlin").unwrap();
         cell_text(&array, 0, &zone).unwrap()
+    }
+
+    #[test]
+    fn what_is_said_to_have_a_text_has_one() {
+        let item = |data_type: DataType| Arc::new(Field::new("item", data_type, true));
+        let pair = |key: DataType, value: DataType| {
+            let fields = vec![
+                Field::new("key", key, true),
+                Field::new("value", value, true),
+            ];
+            DataType::Struct(fields.into())
+        };
+        let simple = [
+            DataType::Null,
+            DataType::Boolean,
+            DataType::Int8,
+            DataType::Int16,
+            DataType::Int32,
+            DataType::Int64,
+            DataType::UInt8,
+            DataType::UInt16,
+            DataType::UInt32,
+            DataType::UInt64,
+            DataType::Float16,
+            DataType::Float32,
+            DataType::Float64,
+            DataType::Decimal128(10, 2),
+            DataType::Decimal256(10, 2),
+            DataType::Utf8,
+            DataType::LargeUtf8,
+            DataType::Utf8View,
+            DataType::Binary,
+            DataType::LargeBinary,
+            DataType::BinaryView,
+            DataType::FixedSizeBinary(2),
+            DataType::Date32,
+            DataType::Date64,
+            DataType::Time32(TimeUnit::Second),
+            DataType::Time64(TimeUnit::Nanosecond),
+            DataType::Timestamp(TimeUnit::Second, None),
+            DataType::Timestamp(TimeUnit::Millisecond, None),
+            DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+            DataType::Timestamp(TimeUnit::Nanosecond, None),
+            DataType::Duration(TimeUnit::Microsecond),
+            DataType::Interval(IntervalUnit::YearMonth),
+            DataType::Interval(IntervalUnit::DayTime),
+            DataType::Interval(IntervalUnit::MonthDayNano),
+        ];
+        let texts = |data_type: &DataType| {
+            let array = new_null_array(data_type, 1).to_data();
+            // A value of zeros instead of none.
+            let array = array.into_builder().nulls(None).build().unwrap();
+            cell_text(&make_array(array), 0, &TimeZone::UTC).is_ok()
+        };
+        for data_type in &simple {
+            assert_eq!(has_text(data_type), texts(data_type), "{data_type}");
+            for nested in [
+                DataType::List(item(data_type.clone())),
+                DataType::LargeList(item(data_type.clone())),
+                pair(DataType::Utf8, data_type.clone()),
+                DataType::Map(item(pair(DataType::Utf8, data_type.clone())), false),
+            ] {
+                assert_eq!(has_text(&nested), has_text(data_type), "{nested}");
+                assert!(texts(&nested) || !has_text(&nested), "{nested}");
+            }
+        }
+        for other in [
+            DataType::FixedSizeList(item(DataType::Int8), 1),
+            DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::Utf8)),
+        ] {
+            assert!(!has_text(&other), "{other}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use jiff::tz::TimeZone;
 
 use crate::error::Error;
 
-pub(crate) use cell::{LocalTime, cell_text, clock_text, date_text};
+pub(crate) use cell::{LocalTime, cell_text, check_columns, clock_text, date_text, unfit};
 
 /// A column is at least so wide.
 const MIN_WIDTH: usize = 3;

@@ -28,8 +28,12 @@ use self::{
     memory::{BatchFunction, ForEachBatch, MemoryOutput, MemoryTable},
 };
 use crate::{
-    error::Error, options::Options, output_mode::OutputMode, program::ExitSpec, session::Session,
-    show::Shown,
+    error::Error,
+    options::Options,
+    output_mode::OutputMode,
+    program::ExitSpec,
+    session::Session,
+    show::{Shown, check_columns},
 };
 
 /// A sink, as a writer was set to.
@@ -169,7 +173,8 @@ impl SinkSpec {
         match self {
             Self::Files(files) => files.check(schema),
             Self::Kafka(topics) => topics.check(schema),
-            Self::Console(_) | Self::ForEachBatch(_) | Self::Memory | Self::Noop => Ok(()),
+            Self::Console(_) => check_columns(schema.fields(), "shown"),
+            Self::ForEachBatch(_) | Self::Memory | Self::Noop => Ok(()),
         }
     }
 

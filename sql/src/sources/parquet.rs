@@ -1,11 +1,12 @@
-//! Parquet files: a file is one split.
+//! Parquet files: a file is one split. Columns, and fields of structs, go by their names, which know no case.
 
 use std::{fs::File, io, sync::Arc};
 
 use arrow::{
-    array::{ArrayRef, new_null_array},
+    array::{Array, ArrayRef, AsArray, ListArray, MapArray, StructArray, new_null_array},
     compute::{CastOptions, cast_with_options},
-    datatypes::SchemaRef,
+    datatypes::{DataType, Fields, SchemaRef},
+    error::ArrowError,
     record_batch::RecordBatch,
 };
 use millstream_common::failure::{Failure, FailureKind, Retry};
@@ -63,25 +64,36 @@ impl ParquetReader {
             let other = changed(&reader.path, &found);
             reader.tolerate(other, source.on_changed() == OnChanged::Warn)?;
         }
-        match reader.batches_of(file) {
+        let builder = match ParquetRecordBatchReaderBuilder::try_new(file) {
+            Ok(builder) => builder,
+            Err(error) => {
+                reader.tolerate_corrupt(&error)?;
+                return Ok(reader);
+            }
+        };
+        let has = builder.schema().fields();
+        let mut roots = Vec::new();
+        for field in reader.schema.fields() {
+            let found = find(has, field.name()).map_err(|error| reader.ambiguous(&error))?;
+            roots.extend(found);
+        }
+        let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
+        let builder = builder.with_projection(mask).with_batch_size(BATCH_ROWS);
+        match builder.build() {
             Ok(batches) => reader.batches = Some(batches),
             Err(error) => reader.tolerate_corrupt(&error)?,
         }
         Ok(reader)
     }
 
-    fn batches_of(&self, file: File) -> parquet::errors::Result<ParquetRecordBatchReader> {
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file)?;
-        let has = builder.schema();
-        let wanted = self.schema.fields().iter();
-        let roots: Vec<usize> = wanted
-            .filter_map(|field| has.index_of(field.name()).ok())
-            .collect();
-        let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
-        builder
-            .with_projection(mask)
-            .with_batch_size(BATCH_ROWS)
-            .build()
+    fn ambiguous(&self, error: &Ambiguous) -> Failure {
+        let message = format!(
+            "{} can't be read: {error}; write it anew with one of them, or under different names",
+            self.path
+        );
+        Failure::new(FailureKind::BadInput, message)
+            .with_code("files.columns")
+            .with_retry(Retry::Never)
     }
 
     fn unopened(&self, error: &io::Error) -> Failure {
@@ -115,32 +127,128 @@ impl ParquetReader {
     /// Columns by name and of the types asked for; null where the file has none.
     fn fitted(&self, read: &RecordBatch) -> Result<RecordBatch, Failure> {
         let rows = read.num_rows();
+        let has = read.schema();
         let mut columns: Vec<ArrayRef> = Vec::new();
         for field in self.schema.fields() {
+            let found = find(has.fields(), field.name());
+            let Some(place) = found.map_err(|error| self.ambiguous(&error))? else {
+                columns.push(new_null_array(field.data_type(), rows));
+                continue;
+            };
+            let column = read.column(place);
+            let fitted = fit(column, field.data_type()).map_err(|error| match error {
+                Misfit::Ambiguous(error) => self.ambiguous(&error),
+                Misfit::Type(error) => {
+                    let message = format!(
+                        "column {} of {} is {} and can't be read as {}; correct the schema, or take the file away and set ignoreMissingFiles",
+                        field.name(),
+                        self.path,
+                        column.data_type(),
+                        field.data_type()
+                    );
+                    Failure::caused_by(FailureKind::BadInput, message, &error)
+                        .with_retry(Retry::Never)
+                }
+            })?;
+            columns.push(fitted);
+        }
+        batch(&self.schema, columns, rows)
+    }
+}
+
+/// A name that could be either of two.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it has the columns {one} and {other}, and names know no case")]
+struct Ambiguous {
+    one: String,
+    other: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Misfit {
+    #[error(transparent)]
+    Ambiguous(#[from] Ambiguous),
+    #[error(transparent)]
+    Type(#[from] ArrowError),
+}
+
+/// Which of these fields has a name, in any case.
+fn find(fields: &Fields, name: &str) -> Result<Option<usize>, Ambiguous> {
+    let wanted = name.to_lowercase();
+    let places = fields.iter().enumerate();
+    let mut alike = places.filter(|(_, field)| field.name().to_lowercase() == wanted);
+    match (alike.next(), alike.next()) {
+        (None, _) => Ok(None),
+        (Some((place, _)), None) => Ok(Some(place)),
+        (Some((_, one)), Some((_, other))) => Err(Ambiguous {
+            one: one.name().clone(),
+            other: other.name().clone(),
+        }),
+    }
+}
+
+/// Values as another type. Fields of structs go by name, and are null where there is none; the engine's own cast takes them by place where names differ.
+fn fit(values: &ArrayRef, to: &DataType) -> Result<ArrayRef, Misfit> {
+    if values.data_type() == to {
+        return Ok(Arc::clone(values));
+    }
+    Ok(match (values.data_type(), to) {
+        (DataType::Struct(has), DataType::Struct(wanted)) => {
+            Arc::new(fit_struct(values.as_struct(), has, wanted)?)
+        }
+        (DataType::List(_), DataType::List(element)) => {
+            let lists = values.as_list::<i32>();
+            let elements = fit(lists.values(), element.data_type())?;
+            Arc::new(ListArray::try_new(
+                Arc::clone(element),
+                lists.offsets().clone(),
+                elements,
+                lists.nulls().cloned(),
+            )?)
+        }
+        (DataType::Map(..), DataType::Map(entries, is_sorted)) => {
+            let maps = values.as_map();
+            let DataType::Struct(wanted) = entries.data_type() else {
+                return Err(ArrowError::SchemaError("a map without entries".to_owned()).into());
+            };
+            let mut pair = Vec::new();
+            for (column, field) in maps.entries().columns().iter().zip(wanted) {
+                pair.push(fit(column, field.data_type())?);
+            }
+            let pairs = StructArray::try_new(wanted.clone(), pair, None)?;
+            Arc::new(MapArray::try_new(
+                Arc::clone(entries),
+                maps.offsets().clone(),
+                pairs,
+                maps.nulls().cloned(),
+                *is_sorted,
+            )?)
+        }
+        _ => {
             let options = CastOptions {
                 safe: false,
                 ..CastOptions::default()
             };
-            columns.push(match read.column_by_name(field.name()) {
-                None => new_null_array(field.data_type(), rows),
-                Some(column) if column.data_type() == field.data_type() => Arc::clone(column),
-                Some(column) => cast_with_options(column, field.data_type(), &options).map_err(
-                    |error| {
-                        let message = format!(
-                            "column {} of {} is {} and can't be read as {}; correct the schema, or take the file away and set ignoreMissingFiles",
-                            field.name(),
-                            self.path,
-                            column.data_type(),
-                            field.data_type()
-                        );
-                        Failure::caused_by(FailureKind::BadInput, message, &error)
-                            .with_retry(Retry::Never)
-                    },
-                )?,
-            });
+            cast_with_options(values, to, &options)?
         }
-        batch(&self.schema, columns, rows)
+    })
+}
+
+fn fit_struct(values: &StructArray, has: &Fields, wanted: &Fields) -> Result<StructArray, Misfit> {
+    let mut columns = Vec::new();
+    for field in wanted {
+        columns.push(match find(has, field.name())? {
+            Some(place) => fit(values.column(place), field.data_type())?,
+            None => new_null_array(field.data_type(), values.len()),
+        });
     }
+    let nulls = values.nulls().cloned();
+    Ok(StructArray::try_new_with_length(
+        wanted.clone(),
+        columns,
+        nulls,
+        values.len(),
+    )?)
 }
 
 fn changed(path: &str, found: &str) -> Failure {
@@ -167,5 +275,81 @@ impl BatchReader for ParquetReader {
         };
         task.counts.malformed += std::mem::take(&mut self.lost);
         Ok(given)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::{
+        array::{Int32Array, Int64Array, StringArray},
+        datatypes::Field,
+    };
+
+    use super::*;
+
+    fn named(names: &[&str]) -> Fields {
+        let names = names.iter();
+        names
+            .map(|name| Field::new(*name, DataType::Int32, true))
+            .collect()
+    }
+
+    #[test]
+    fn names_know_no_case() {
+        let fields = named(&["Emp_Id", "name", "ÉTÉ", "NAME"]);
+        assert_eq!(find(&fields, "emp_id"), Ok(Some(0)));
+        assert_eq!(find(&fields, "été"), Ok(Some(2)));
+        assert_eq!(find(&fields, "salary"), Ok(None));
+        let ambiguous = find(&fields, "name").unwrap_err();
+        assert_eq!(
+            ambiguous.to_string(),
+            "it has the columns name and NAME, and names know no case"
+        );
+    }
+
+    #[test]
+    fn fields_of_structs_go_by_name_wherever_structs_are() {
+        let numbers: ArrayRef = Arc::new(Int32Array::from(vec![1, 2]));
+        let texts: ArrayRef = Arc::new(StringArray::from(vec!["a", "b"]));
+        let has = Fields::from(vec![
+            Field::new("X", DataType::Int32, true),
+            Field::new("other", DataType::Utf8, true),
+        ]);
+        let pairs = StructArray::new(has.clone(), vec![numbers, texts], None);
+        let to = |names: &[&str]| {
+            let fields = names
+                .iter()
+                .map(|name| Field::new(*name, DataType::Int64, true));
+            DataType::Struct(fields.collect())
+        };
+        let values: ArrayRef = Arc::new(pairs.clone());
+        let fitted = fit(&values, &to(&["x"])).unwrap();
+        assert_eq!(
+            fitted.as_struct().column(0).as_ref(),
+            &Int64Array::from(vec![1, 2])
+        );
+        // The place of another field is no name.
+        let fitted = fit(&values, &to(&["y", "x"])).unwrap();
+        assert_eq!(fitted.as_struct().column(0).null_count(), 2);
+        assert_eq!(
+            fitted.as_struct().column(1).as_ref(),
+            &Int64Array::from(vec![1, 2])
+        );
+
+        let element = Arc::new(Field::new_list_field(DataType::Struct(has), true));
+        let offsets = arrow::buffer::OffsetBuffer::from_lengths([2]);
+        let lists: ArrayRef = Arc::new(ListArray::new(element, offsets, values, None));
+        let wanted = DataType::List(Arc::new(Field::new_list_field(to(&["x"]), true)));
+        let fitted = fit(&lists, &wanted).unwrap();
+        assert_eq!(fitted.data_type(), &wanted);
+        let alike = Fields::from(vec![
+            Field::new("x", DataType::Int64, true),
+            Field::new("X", DataType::Int64, true),
+        ]);
+        let alike: ArrayRef = Arc::new(StructArray::new_null(alike, 1));
+        assert!(matches!(
+            fit(&alike, &to(&["x"])),
+            Err(Misfit::Ambiguous(_))
+        ));
     }
 }

@@ -23,6 +23,11 @@ use serde_json::{Value, json};
 use super::{BATCH_ROWS, BatchReader, Bounds, batch};
 use crate::{error::Error, options::Options};
 
+/// Rows a second, so that the numbers of centuries fit their column.
+const MOST_ROWS: u64 = 1_000_000_000;
+/// Each is a split of each batch.
+const MOST_PARTITIONS: u64 = 10_000;
+
 /// How fast.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RateSource {
@@ -32,15 +37,18 @@ pub(crate) struct RateSource {
 
 impl RateSource {
     pub(crate) fn of(options: &mut Options, zone: &str) -> Result<(Self, SchemaRef), Error> {
-        let at_least_one = |name: &str, value: Option<u64>| match value {
-            Some(0) => Err(Error::option(name, "0", "it is at least 1")),
-            value => Ok(value.unwrap_or(1)),
+        let within = |name: &str, value: Option<u64>, most: u64| match value.unwrap_or(1) {
+            value if (1..=most).contains(&value) => Ok(value),
+            value => {
+                let reason = format!("it is at least 1 and at most {most}");
+                Err(Error::option(name, &value.to_string(), reason))
+            }
         };
         let rows = options.take_number("rowsPerSecond", "a number of rows")?;
         let partitions = options.take_number("numPartitions", "a number of partitions")?;
         let source = Self {
-            rows_per_second: at_least_one("rowsPerSecond", rows)?,
-            partitions: at_least_one("numPartitions", partitions)?,
+            rows_per_second: within("rowsPerSecond", rows, MOST_ROWS)?,
+            partitions: within("numPartitions", partitions, MOST_PARTITIONS)?,
         };
         options.all_taken("rate", &["rowsPerSecond", "numPartitions"])?;
         let time = DataType::Timestamp(TimeUnit::Microsecond, Some(zone.into()));
@@ -227,6 +235,26 @@ mod tests {
                 (rows.from, rows.until)
             })
             .collect()
+    }
+
+    #[test]
+    fn how_fast_has_bounds() {
+        let of = |name: &str, value: u64| {
+            let mut options = Options::default();
+            options.set(name, &value);
+            RateSource::of(&mut options, "UTC").map_err(|error| error.to_string())
+        };
+        for (name, most) in [("numPartitions", 10_000), ("rowsPerSecond", 1_000_000_000)] {
+            for value in [1, most] {
+                assert!(of(name, value).is_ok(), "{name} {value}");
+            }
+            for value in [0, most + 1, u64::MAX] {
+                let expected = format!(
+                    "option {name} can't be `{value}`: it is at least 1 and at most {most}"
+                );
+                assert_eq!(of(name, value).unwrap_err(), expected);
+            }
+        }
     }
 
     #[tokio::test]

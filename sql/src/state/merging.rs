@@ -35,6 +35,8 @@ pub(super) const MOST_JOBS: usize = 2;
 /// With so many segments a task doesn't go on before they are fewer.
 pub(super) const MOST_SEGMENTS: usize = 64;
 
+/// How long a task waits for a merge, at most: then it merges itself. A merge that takes longer is stuck, on a disk that doesn't answer or behind others.
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(300);
 /// How long a task that waits for a merge waits before it looks at its cancel token again.
 const WAIT: Duration = Duration::from_millis(20);
 
@@ -155,19 +157,30 @@ impl Job {
         Ok(())
     }
 
-    /// Waits for the result; the outer error is the waiting task's own end.
-    pub(super) fn wait(&mut self, cancel: &CancelToken) -> Result<Result<(), Failure>, Failure> {
+    /// Waits for the result, so long at most; the outer error is the waiting task's own end.
+    pub(super) fn wait(
+        &mut self,
+        cancel: &CancelToken,
+        longest: Duration,
+    ) -> Result<Result<(), Failure>, Failure> {
         let Progress::Running(receiver) = &self.progress else {
             return Ok(Ok(()));
         };
+        let mut left = longest;
         loop {
-            match receiver.recv_timeout(WAIT) {
+            match receiver.recv_timeout(WAIT.min(left)) {
                 Ok(Ok(merged)) => {
                     self.progress = Progress::Done(merged);
                     return Ok(Ok(()));
                 }
                 Ok(Err(failure)) => return Ok(Err(failure)),
-                Err(RecvTimeoutError::Timeout) => cancel.check()?,
+                Err(RecvTimeoutError::Timeout) => {
+                    cancel.check()?;
+                    left = left.saturating_sub(WAIT);
+                    if left.is_zero() {
+                        return Ok(Err(too_long(longest)));
+                    }
+                }
                 Err(RecvTimeoutError::Disconnected) => return Ok(Err(ended_early())),
             }
         }
@@ -220,6 +233,14 @@ fn kind(is_oldest: bool) -> FileKind {
         true => FileKind::Snapshot,
         false => FileKind::Merged,
     }
+}
+
+fn too_long(waited: Duration) -> Failure {
+    let message = format!(
+        "a merge of state files was not done after {} ms; see whether the checkpoint's disk answers",
+        waited.as_millis()
+    );
+    Failure::new(FailureKind::Io, message).with_code("state.merge_timeout")
 }
 
 fn ended_early() -> Failure {

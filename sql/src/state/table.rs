@@ -1,6 +1,6 @@
 //! Segments, what the newest version makes of them, and the changes of a batch that may not be committed.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use arrow::record_batch::RecordBatch;
 use hashbrown::HashSet;
@@ -9,7 +9,7 @@ use millstream_dataflow::state::{FileKind, StateFolder};
 
 use super::{
     Layout, file,
-    merging::{self, Job, MERGED_AT_ONCE, MOST_JOBS, MOST_SEGMENTS, StateIo},
+    merging::{self, Job, LONGEST_WAIT, MERGED_AT_ONCE, MOST_JOBS, MOST_SEGMENTS, StateIo},
     segment::{self, Content, Place, Segment},
     timers::Timers,
 };
@@ -29,6 +29,8 @@ pub(crate) struct GroupTable {
     jobs: Vec<Job>,
     /// After a merge failed: with how many segments the next is tried.
     next_job_at: usize,
+    /// How long a task waits for a merge.
+    longest_wait: Duration,
 }
 
 /// Changes of a batch that may not be committed.
@@ -49,6 +51,7 @@ impl GroupTable {
             pending: None,
             jobs: Vec::new(),
             next_job_at: 0,
+            longest_wait: LONGEST_WAIT,
         }
     }
 
@@ -262,7 +265,7 @@ impl GroupTable {
     }
 
     /// The segments with one merge adopted that is done; none where there is none. With too many segments the task waits for the oldest merge, or
-    /// merges itself where none is under way. A task gives at most one file of each kind, so it adopts no second one.
+    /// merges itself where none is under way or it takes too long. A task gives at most one file of each kind, so it adopts no second one.
     fn with_fewer_segments(&mut self, io: &StateIo<'_>) -> Result<Option<Vec<Segment>>, Failure> {
         let mut number = 0;
         while number < self.jobs.len() {
@@ -281,7 +284,7 @@ impl GroupTable {
             return Ok(None);
         }
         if let Some(oldest) = self.jobs.first_mut() {
-            match oldest.wait(io.cancel)? {
+            match oldest.wait(io.cancel, self.longest_wait)? {
                 Ok(()) => {
                     if let Some(adopted) = self.adopt(0, io)? {
                         return Ok(Some(adopted));
@@ -356,6 +359,10 @@ impl GroupTable {
 
 #[cfg(test)]
 impl GroupTable {
+    pub(super) fn waits_at_most(&mut self, longest: Duration) {
+        self.longest_wait = longest;
+    }
+
     pub(super) fn position_of(&self, run: &[StateFile], is_oldest: bool) -> Option<usize> {
         merging::position(&self.segments, run, is_oldest)
     }

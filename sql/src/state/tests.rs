@@ -2,6 +2,7 @@ use std::{
     cell::RefCell,
     collections::{BTreeMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use arrow::{
@@ -489,6 +490,37 @@ fn a_batch_that_finds_too_many_segments_waits_for_the_merge_that_is_under_way() 
     assert_eq!(adopted.len(), MOST_SEGMENTS - MERGED_AT_ONCE + 2);
     fixture.align(&mut table, &adopted);
     assert_eq!(table.len(), MOST_SEGMENTS + 1);
+}
+
+#[test]
+fn a_batch_merges_itself_when_the_merge_that_is_under_way_never_ends() {
+    let fixture = Fixture::new(1);
+    let mut table = GroupTable::new(layout());
+    table.waits_at_most(Duration::from_millis(1));
+    let mut committed: Vec<StateFile> = Vec::new();
+    while committed.len() < MOST_SEGMENTS {
+        fixture.align(&mut table, &committed);
+        committed = fixture.change(&mut table, &one(&format!("k{}", committed.len()), 1), &[]);
+        fixture.commit();
+    }
+    assert_eq!(
+        fixture.services.waiting.lock().len(),
+        1,
+        "asked for and never begun"
+    );
+    fixture.align(&mut table, &committed);
+    let merged = fixture.change(&mut table, &one("last", 1), &[]);
+    assert!(merged.len() < MOST_SEGMENTS, "{}", merged.len());
+    fixture.commit();
+    fixture.align(&mut table, &merged);
+    assert_eq!(table.len(), MOST_SEGMENTS + 1);
+    // What comes too late does no harm.
+    let expected = content(&table);
+    fixture.run_background(1);
+    fixture.align(&mut table, &merged);
+    let after = fixture.change(&mut table, &BTreeMap::new(), &[]);
+    fixture.align(&mut table, &after);
+    assert_eq!(content(&table), expected);
 }
 
 #[test]

@@ -1,6 +1,13 @@
 //! What is read: nothing at all, what is gone, and values past what calendars know.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fs, sync::Arc};
+
+use arrow::{
+    array::{ArrayRef, Int32Array},
+    datatypes::{DataType, Field, Schema},
+    record_batch::RecordBatch,
+};
+use parquet::arrow::ArrowWriter;
 
 use super::{Fixture, rows};
 use crate::{DataFrame, Error, OutputMode, Trigger, arrow::array::Int64Array};
@@ -114,5 +121,40 @@ fn a_memory_stream_that_is_another_is_no_restart() {
     let error = start(&[3]).unwrap_err();
     assert_eq!(error.code(), "memory.gone", "{error}");
     start(&[1, 2, 3]).unwrap();
+    fixture.session.stop().unwrap();
+}
+
+/// Puts a Parquet file of one row, column by column 1, 2, ..
+fn put_parquet(fixture: &Fixture, name: &str, columns: &[&str]) {
+    let fields = columns
+        .iter()
+        .map(|name| Field::new(*name, DataType::Int32, true));
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let values = (1..)
+        .take(columns.len())
+        .map(|value| -> ArrayRef { Arc::new(Int32Array::from(vec![value])) });
+    let rows = RecordBatch::try_new(Arc::clone(&schema), values.collect()).unwrap();
+    let file = fs::File::create(fixture.input().join(name)).unwrap();
+    let mut writer = ArrowWriter::try_new(file, schema, None).unwrap();
+    writer.write(&rows).unwrap();
+    writer.close().unwrap();
+}
+
+#[test]
+fn columns_of_parquet_are_found_in_any_case_and_never_guessed() {
+    let fixture = Fixture::new();
+    put_parquet(&fixture, "1", &["other", "Emp_Id"]);
+    let read = || {
+        let reader = fixture.session.read().schema("emp_id INT, NAME INT");
+        reader.parquet(fixture.input().to_str().unwrap()).unwrap()
+    };
+    read().show(None).unwrap();
+    assert_eq!(fixture.printed(), rows(&[&["2", "NULL"]]));
+    put_parquet(&fixture, "2", &["name", "emp_id", "Name"]);
+    let error = read().collect().unwrap_err();
+    assert_eq!(error.code(), "files.columns", "{error}");
+    let text = error.to_string();
+    assert!(text.contains("input/2 can't be read"), "{text}");
+    assert!(text.contains("the columns name and Name"), "{text}");
     fixture.session.stop().unwrap();
 }

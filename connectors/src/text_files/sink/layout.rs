@@ -129,11 +129,6 @@ impl Layout {
             .join(format!("{}.{}", id.partition, id.attempt))
     }
 
-    /// The file whose existence says that a batch was published whole, relative to the parent.
-    pub(super) fn published(&self, query: QueryId, batch: BatchId) -> PathBuf {
-        self.staging(query).join(format!("{batch}{PUBLISHED}"))
-    }
-
     /// The absolute path of a staged file of this output, if that is what `relative` names.
     pub(super) fn staged(&self, query: QueryId, relative: &str) -> Option<PathBuf> {
         let path = Path::new(relative);

@@ -11,12 +11,14 @@
 //! - `layout`: where everything lies
 //! - `objects`: the same on object stores (feature `s3`)
 //! - `publish`: the driver half
+//! - `staging`: where an output stages, and the marks of published batches
 //! - `writer`: the executor half
 
 mod layout;
 #[cfg(feature = "s3")]
 mod objects;
 mod publish;
+mod staging;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -35,6 +37,7 @@ use crate::sink::{Sink, SinkDriver};
 pub use self::{
     layout::{PrefixError, sync_folder},
     publish::{TextFilePublisher, put_in_place},
+    staging::Staging,
     writer::TextFileSink,
 };
 

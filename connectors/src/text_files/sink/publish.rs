@@ -24,8 +24,9 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::{
     Settings, StagedFile, foreign,
-    layout::{Entry, Layout, PrefixError, STAGING_DEPTH, SUCCESS, part_name, sync_folder},
+    layout::{Layout, PrefixError, STAGING_DEPTH, SUCCESS, part_name},
     refused,
+    staging::{Staging, gone_is_fine},
 };
 use crate::sink::{SinkBatch, SinkDriver, SinkStart};
 
@@ -96,34 +97,24 @@ impl SinkDriver for TextFilePublisher {
 }
 
 impl Inner {
-    fn check(&self, query: QueryId) -> Result<Vec<PathBuf>, Failure> {
-        let parent = &self.layout.parent;
-        let staging = parent.join(self.layout.staging(query));
-        let parent_is_new = !exists(parent)?;
-        fs::create_dir_all(&staging).map_err(|error| refused("make", &staging, &error))?;
-        let probe = staging.join("writable");
-        let written = fs::write(&probe, b"x").and_then(|()| fs::remove_file(&probe));
-        written.map_err(|error| refused("write", &probe, &error))?;
-        // What was made: from the output's own folder up to the one that holds the parent.
-        let depth = STAGING_DEPTH + if parent_is_new { 2 } else { 1 };
-        let made = staging.ancestors().take(depth);
-        for folder in made {
-            self.sync(folder)?;
-        }
-        Ok(vec![parent.clone()])
+    fn staging(&self, query: QueryId) -> Staging {
+        let folder = self.layout.parent.join(self.layout.staging(query));
+        Staging::new(folder, self.fsync)
     }
 
-    fn sync(&self, folder: &Path) -> Result<(), Failure> {
-        if !self.fsync {
-            return Ok(());
-        }
-        sync_folder(folder).map_err(|error| refused("force to the disk", folder, &error))
+    fn check(&self, query: QueryId) -> Result<Vec<PathBuf>, Failure> {
+        let parent = &self.layout.parent;
+        let parent_is_new = !exists(parent)?;
+        // What was made: from the output's own folder up to the one that holds the parent.
+        let levels = STAGING_DEPTH + if parent_is_new { 2 } else { 1 };
+        self.staging(query).make(levels)?;
+        Ok(vec![parent.clone()])
     }
 
     fn publish(&self, batch: SinkBatch, winners: &[SinkCommit]) -> Result<(), Failure> {
         let parent = &self.layout.parent;
-        let published = parent.join(self.layout.published(batch.query, batch.batch));
-        if exists(&published)? {
+        let staging = self.staging(batch.query);
+        if staging.is_published(batch.batch)? {
             return Ok(());
         }
         let mut files = Vec::with_capacity(winners.len());
@@ -138,21 +129,16 @@ impl Inner {
             put_in_place(file, staged, &folder.join(&file.name))?;
         }
         // The files must not be less lasting than the mark that says they are all there.
-        self.sync(&folder)?;
+        staging.sync(&folder)?;
         failpoint!("sink.files.before_success", batch = batch.batch);
         if self.success_file {
             let success = folder.join(SUCCESS);
             File::create(&success).map_err(|error| refused("make", &success, &error))?;
-            self.sync(&folder)?;
+            staging.sync(&folder)?;
         }
-        self.sync(parent)?;
+        staging.sync(parent)?;
         failpoint!("sink.files.before_mark", batch = batch.batch);
-        if let Some(staging) = published.parent() {
-            fs::create_dir_all(staging).map_err(|error| refused("make", staging, &error))?;
-            File::create(&published).map_err(|error| refused("make", &published, &error))?;
-            self.sync(staging)?;
-        }
-        Ok(())
+        staging.set_published(batch.batch)
     }
 
     /// What a winner staged, and where that is.
@@ -220,36 +206,8 @@ impl Inner {
     }
 
     fn sweep(&self, batch: SinkBatch) -> io::Result<()> {
-        let staging = self.layout.parent.join(self.layout.staging(batch.query));
-        let entries = match fs::read_dir(&staging) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        for entry in entries {
-            let entry = entry?;
-            let name = entry.file_name();
-            match name.to_str().and_then(Entry::parse) {
-                Some(Entry::Batch(staged, epoch))
-                    if staged <= batch.batch && epoch <= batch.epoch =>
-                {
-                    fs::remove_dir_all(entry.path()).or_else(gone_is_fine)?;
-                }
-                Some(Entry::Published(published)) if published < batch.batch => {
-                    fs::remove_file(entry.path()).or_else(gone_is_fine)?;
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        self.staging(batch.query).sweep(&batch)
     }
-}
-
-fn gone_is_fine(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::NotFound {
-        return Ok(());
-    }
-    Err(error)
 }
 
 fn exists(path: &Path) -> Result<bool, Failure> {

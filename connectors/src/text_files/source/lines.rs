@@ -1,13 +1,92 @@
 //! Cuts what is read of a split into blocks of whole lines. Which lines come never depends on how much a read gives.
+//!
+//! A line ends, as Hadoop's does, with `\n`, `\r\n` or a `\r` alone. A `\r` ends one where no `\n` follows it, so that what ends a line never depends on
+//! where a split or a read begins; one that is the last byte read waits for the next.
 
 use std::io;
 
-use memchr::{memchr, memrchr};
+use memchr::{memchr, memchr2, memrchr};
 
 /// Bytes asked for at once.
 const READ: u64 = 1 << 20;
 /// Bytes asked for at once past the split's end, where only the rest of one line is wanted.
 const TAIL: u64 = 64 << 10;
+
+/// Where a line ends within some bytes, if it does.
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    /// The next line begins here.
+    At(usize),
+    /// The last byte, here, is a `\r`: it ends a line unless it is half of a line's end.
+    OpenAt(usize),
+    None,
+}
+
+/// The first line end. Nothing follows the bytes if they are `whole`.
+fn first_end(bytes: &[u8], whole: bool) -> Found {
+    let Some(found) = memchr2(b'\n', b'\r', bytes) else {
+        return Found::None;
+    };
+    match end_at(bytes, found) {
+        Some(next) => Found::At(next),
+        None if whole => Found::At(bytes.len()),
+        None => Found::OpenAt(found),
+    }
+}
+
+/// A line end behind which there may be others only where there is no `\n`.
+fn last_end(bytes: &[u8], whole: bool) -> Found {
+    if let Some(found) = memrchr(b'\n', bytes) {
+        return Found::At(found + 1);
+    }
+    let Some(found) = memrchr(b'\r', bytes) else {
+        return Found::None;
+    };
+    if whole || found + 1 < bytes.len() {
+        return Found::At(found + 1);
+    }
+    match memrchr(b'\r', bytes.get(..found).unwrap_or_default()) {
+        Some(before) => Found::At(before + 1),
+        None => Found::OpenAt(found),
+    }
+}
+
+/// Where the line after the letter at `found` begins, which is a `\n` or a `\r`. None: a `\r` at the end of the bytes.
+fn end_at(bytes: &[u8], found: usize) -> Option<usize> {
+    match (bytes.get(found), bytes.get(found + 1)) {
+        (Some(b'\n'), _) => Some(found + 1),
+        (_, Some(b'\n')) => Some(found + 2),
+        (_, Some(_)) => Some(found + 1),
+        (_, None) => None,
+    }
+}
+
+/// Finds the lines of a block.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ends {
+    /// There is a `\r`. Most files have none, and are looked through for `\n` alone.
+    has_returns: bool,
+}
+
+impl Ends {
+    pub(super) fn of(block: &[u8]) -> Self {
+        Self {
+            has_returns: memchr(b'\r', block).is_some(),
+        }
+    }
+
+    /// The length of the first line of what is left of the block, without and with its end. The block's last line may lack its end.
+    pub(super) fn first(self, rest: &[u8]) -> (usize, usize) {
+        let found = match self.has_returns {
+            true => memchr2(b'\n', b'\r', rest).map(|end| (end, end_at(rest, end))),
+            false => memchr(b'\n', rest).map(|end| (end, Some(end + 1))),
+        };
+        match found {
+            Some((end, next)) => (end, next.unwrap_or(rest.len())),
+            None => (rest.len(), rest.len()),
+        }
+    }
+}
 
 /// Where bytes come from.
 pub(super) trait Input {
@@ -92,25 +171,24 @@ impl<I: Input> Cutter<I> {
 
     pub(super) fn next(&mut self) -> io::Result<Piece> {
         loop {
+            let is_whole = self.position >= self.range.size;
             let unscanned = self.buffer.get(self.scanned..).unwrap_or_default();
             if self.skipping {
-                match memchr(b'\n', unscanned) {
-                    Some(line_end) => {
-                        let dropped = self.scanned + line_end + 1;
-                        self.buffer.drain(..dropped);
-                        self.buffer_at += dropped as u64;
+                match first_end(unscanned, is_whole) {
+                    Found::At(line_end) => {
+                        self.drop_first(self.scanned + line_end);
                         self.skipping = false;
+                        continue;
                     }
-                    None => {
-                        self.buffer_at += self.buffer.len() as u64;
-                        self.buffer.clear();
-                    }
+                    Found::OpenAt(letter) => self.drop_first(self.scanned + letter),
+                    Found::None => self.drop_first(self.buffer.len()),
                 }
-                self.scanned = 0;
-            } else if let Some(line_end) = memrchr(b'\n', unscanned) {
-                return Ok(self.give(self.scanned + line_end + 1));
             } else {
-                self.scanned = self.buffer.len();
+                match last_end(unscanned, is_whole) {
+                    Found::At(line_end) => return Ok(self.give(self.scanned + line_end)),
+                    Found::OpenAt(letter) => self.scanned += letter,
+                    Found::None => self.scanned = self.buffer.len(),
+                }
                 // One byte more may be the `\r` before the line's end.
                 if self.buffer.len() > self.max_line.saturating_add(1)
                     && self.buffer_at < self.range.end
@@ -124,10 +202,7 @@ impl<I: Input> Cutter<I> {
             if begins_past_end {
                 return Ok(Piece::End);
             }
-            if self.scanned < self.buffer.len() {
-                continue;
-            }
-            if self.position >= self.range.size {
+            if is_whole {
                 if self.buffer.is_empty() || self.skipping {
                     return Ok(Piece::End);
                 }
@@ -139,6 +214,12 @@ impl<I: Input> Cutter<I> {
                 return Ok(Piece::Shrunk { at });
             }
         }
+    }
+
+    fn drop_first(&mut self, length: usize) {
+        self.buffer.drain(..length);
+        self.buffer_at += length as u64;
+        self.scanned = 0;
     }
 
     /// Takes the first `length` bytes of the buffer.
@@ -153,7 +234,8 @@ impl<I: Input> Cutter<I> {
         bytes.truncate(length);
         let at = self.buffer_at;
         self.buffer_at += length as u64;
-        self.scanned = self.buffer.len();
+        // Where a `\n` was found, a `\r` behind it wasn't looked for.
+        self.scanned = 0;
         Piece::Lines { bytes, at }
     }
 
@@ -219,12 +301,17 @@ mod tests {
         loop {
             match cutter.next().unwrap() {
                 Piece::Lines { bytes, at } => {
-                    let mut offset = at;
-                    for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+                    let ends = Ends::of(&bytes);
+                    let mut cursor = 0;
+                    while cursor < bytes.len() {
+                        let (length, whole) = ends.first(&bytes[cursor..]);
+                        let line = &bytes[cursor..cursor + whole];
+                        assert_eq!(without_end(line).len(), length);
+                        let offset = at + cursor as u64;
                         if offset < range.end {
                             lines.push((offset, line.to_vec()));
                         }
-                        offset += line.len() as u64;
+                        cursor += whole;
                     }
                 }
                 Piece::TooLong { at } => too_long.push(at),
@@ -234,19 +321,44 @@ mod tests {
         }
     }
 
+    fn without_end(line: &[u8]) -> &[u8] {
+        for end in [&b"\r\n"[..], b"\n", b"\r"] {
+            if let Some(line) = line.strip_suffix(end) {
+                return line;
+            }
+        }
+        line
+    }
+
+    /// Letter by letter.
     fn expected(content: &[u8]) -> Vec<(u64, Vec<u8>)> {
-        let mut at = 0;
         let mut lines = Vec::new();
-        for line in content.split_inclusive(|byte| *byte == b'\n') {
-            lines.push((at, line.to_vec()));
-            at += line.len() as u64;
+        let mut line = Vec::new();
+        for (place, byte) in content.iter().enumerate() {
+            line.push(*byte);
+            let next = content.get(place + 1);
+            if *byte == b'\n' || (*byte == b'\r' && next != Some(&b'\n')) {
+                let at = (place + 1 - line.len()) as u64;
+                lines.push((at, std::mem::take(&mut line)));
+            }
+        }
+        if !line.is_empty() {
+            lines.push(((content.len() - line.len()) as u64, line));
         }
         lines
     }
 
+    /// Of files that end lines with `\n`, with `\r\n`, with `\r`, and with whatever comes.
     fn content() -> impl Strategy<Value = Vec<u8>> {
-        let byte = prop_oneof![3 => Just(b'\n'), 8 => Just(b'x'), 1 => Just(b'\r')];
-        proptest::collection::vec(byte, 1..200)
+        let weights = [(3, 0), (3, 1), (0, 3), (2, 2)];
+        proptest::sample::select(weights.to_vec()).prop_flat_map(|(line_feed, carriage_return)| {
+            let byte = prop_oneof![
+                line_feed => Just(b'\n'),
+                8 => Just(b'x'),
+                carriage_return => Just(b'\r'),
+            ];
+            proptest::collection::vec(byte, 1..200)
+        })
     }
 
     proptest! {
@@ -284,16 +396,43 @@ mod tests {
             let (lines, too_long) = lines_of(&content, range, max_line, &sizes);
             let mut owned = expected(&content);
             owned.retain(|(at, _)| *at >= range.start);
-            let short = |line: &[u8]| {
-                let line = line.strip_suffix(b"\n").unwrap_or(line);
-                line.strip_suffix(b"\r").unwrap_or(line).len() <= max_line
-            };
+            let short = |line: &[u8]| without_end(line).len() <= max_line;
             for (at, line) in &owned {
                 let comes = lines.contains(&(*at, line.clone()));
                 prop_assert!(comes != too_long.contains(at));
                 prop_assert!(comes || !short(line));
             }
             prop_assert_eq!(lines.len() + too_long.len(), owned.len());
+        }
+    }
+
+    #[test]
+    fn a_carriage_return_ends_a_line_also_where_a_split_or_a_read_ends_behind_it() {
+        let content = b"a\rb\r\nc\r\rd\r";
+        let lines: [(u64, &[u8]); 5] = [
+            (0, b"a\r"),
+            (2, b"b\r\n"),
+            (5, b"c\r"),
+            (7, b"\r"),
+            (8, b"d\r"),
+        ];
+        for cut in 0..=content.len() as u64 {
+            for read in 1..=content.len() {
+                let size = content.len() as u64;
+                let mut found = Vec::new();
+                for (start, end) in [(0, cut), (cut, size)] {
+                    if start == end {
+                        continue;
+                    }
+                    let range = Range { start, end, size };
+                    found.append(&mut lines_of(content, range, 100, &[read]).0);
+                }
+                let found: Vec<(u64, &[u8])> = found
+                    .iter()
+                    .map(|(at, line)| (*at, line.as_slice()))
+                    .collect();
+                assert_eq!(found, lines, "cut at {cut}, {read} bytes a read");
+            }
         }
     }
 

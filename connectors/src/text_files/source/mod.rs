@@ -1,4 +1,4 @@
-//! Lines of the text files that appear in a folder.
+//! Lines of the text files that appear in a folder. A line ends with `\n`, `\r\n` or `\r`.
 //!
 //! A file must appear complete: written elsewhere on the same file system, then renamed into the folder. It is read once, whatever happens to
 //! it later; [`Settings::min_age`] is for writers that can't rename. Names that begin with `.` or `_`, or end in `._COPYING_`, are passed over, and

@@ -7,7 +7,6 @@ use std::{
     sync::Arc,
 };
 
-use memchr::memchr;
 use millstream_common::{
     failure::{Failure, FailureKind},
     text::{Blob, Text},
@@ -19,7 +18,7 @@ use serde_json::Value;
 
 use super::{
     FileSplit, OnChanged, Settings,
-    lines::{Cutter, Input, Piece, Range},
+    lines::{Cutter, Ends, Input, Piece, Range},
     listing,
 };
 use crate::{
@@ -97,6 +96,7 @@ impl Input for FileInput {
 /// Whole lines that were read.
 struct Region {
     content: Content,
+    ends: Ends,
     /// Where it is in the file.
     at: u64,
     /// The next line, within it.
@@ -236,12 +236,14 @@ impl LineReader {
                 } else {
                     0
                 };
+                let ends = Ends::of(&bytes);
                 let content = match Blob::from_vec(bytes).into_text() {
                     Ok(text) => Content::Text(text),
                     Err(bytes) => Content::Bytes(bytes),
                 };
                 self.region = Some(Region {
                     content,
+                    ends,
                     at,
                     cursor,
                     line_at: at,
@@ -287,12 +289,10 @@ impl LineReader {
                 more = false;
                 break;
             }
-            let mut end = start + memchr(b'\n', rest).unwrap_or(rest.len());
-            region.cursor = end + 1;
+            let (line, with_end) = region.ends.first(rest);
+            let end = start + line;
+            region.cursor = start + with_end;
             region.line_at = region.at + region.cursor as u64;
-            if end > start && bytes.get(end - 1) == Some(&b'\r') {
-                end -= 1;
-            }
             read += 1;
             if end - start > self.settings.max_record_bytes {
                 self.too_long(line_at, task)?;
@@ -306,7 +306,7 @@ impl LineReader {
         }
         task.counts.input_rows += read as u64;
         let length = region.content.bytes().len();
-        let consumed = region.cursor.min(length).saturating_sub(begun);
+        let consumed = region.cursor.saturating_sub(begun);
         task.counts.input_bytes += consumed as u64;
         if !more {
             self.cutter = None;

@@ -142,19 +142,15 @@ fn read_file(
 
 fn lines_of(content: &str) -> Vec<Text> {
     let content = content.strip_prefix('\u{feff}').unwrap_or(content);
-    let ended = content.strip_suffix('\n').unwrap_or(content);
-    if content.is_empty() {
-        return Vec::new();
-    }
-    let line = |line: &str| Text::from(line.strip_suffix('\r').unwrap_or(line));
-    ended.split('\n').map(line).collect()
+    let content = content.replace("\r\n", "\n").replace('\r', "\n");
+    content.lines().map(Text::from).collect()
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn rows_of_all_splits_are_the_lines(
-        contents in proptest::collection::vec("(\u{feff})?([a-zé]{0,30}(\r)?\n){0,12}[a-z]{0,10}", 1..6),
+        contents in proptest::collection::vec("(\u{feff})?([a-zé]{0,30}(\n|\r\n|\r)){0,12}[a-z]{0,10}", 1..6),
         split_size in 1u64..200,
     ) {
         let mut folder = Folder::new();
@@ -197,6 +193,28 @@ fn large_files_come_whole_and_long_lines_share_their_buffer() {
     let (mut rest, more) = read_file(&folder.settings, &path, middle, size, size).unwrap();
     assert_eq!(counts.input_bytes + more.input_bytes, size);
     rows.append(&mut rest);
+    assert_eq!(rows, expected);
+}
+
+#[test]
+fn files_of_carriage_returns_have_lines() {
+    let folder = Folder::new();
+    let path = folder.folder.path().join("old");
+    let mut lines = Vec::new();
+    for line in 0..100_000 {
+        lines.push(format!(
+            "line {line} of a file larger than what one read gives"
+        ));
+    }
+    let content = lines.join("\r");
+    fs::write(&path, &content).unwrap();
+    let size = content.len() as u64;
+    let (mut rows, counts) = read_file(&folder.settings, &path, 0, size / 2, size).unwrap();
+    let (mut rest, more) = read_file(&folder.settings, &path, size / 2, size, size).unwrap();
+    assert_eq!(counts.input_bytes + more.input_bytes, size);
+    assert_eq!(counts.input_rows + more.input_rows, 100_000);
+    rows.append(&mut rest);
+    let expected: Vec<Text> = content.split('\r').map(Text::from).collect();
     assert_eq!(rows, expected);
 }
 

@@ -120,18 +120,20 @@ fn a_lost_executor_s_tasks_run_elsewhere_at_once() {
 #[test]
 fn with_no_executor_there_it_is_said_once_and_work_goes_on_when_one_comes() {
     let mut bench = Bench::new(&[]);
-    let actions = bench.run(0, &one_stage(), splits(2));
-    assert!(actions.iter().any(is_no_executor));
-    assert!(
-        !bench
-            .wait(Duration::from_secs(1))
-            .iter()
-            .any(is_no_executor)
-    );
+    let said = |bench: &mut Bench, millis| {
+        let actions = bench.wait(Duration::from_millis(millis));
+        actions.iter().any(is_no_executor)
+    };
+    bench.run(0, &one_stage(), splits(2));
+    assert_eq!(bench.wake, Some(bench.now.after(Duration::from_secs(1))));
+    assert!(!said(&mut bench, 999));
+    assert!(said(&mut bench, 1));
+    assert!(!said(&mut bench, 5_000), "it was said");
     bench.connect(0, 1);
     assert_eq!(bench.running.len(), 1);
     let actions = bench.lose(0);
-    assert!(actions.iter().any(is_no_executor), "a new waiting");
+    assert!(!actions.iter().any(is_no_executor));
+    assert!(said(&mut bench, 1_000), "a new waiting");
     bench.connect(1, 2);
     bench.succeed_stage(0);
     assert_eq!(bench.ready.len(), 1);
@@ -162,8 +164,26 @@ fn the_last_executor_ends_the_running_batch_before_it_leaves() {
     bench.succeed_stage(0);
     let actions = bench.output_done(0, 0);
     assert!(actions.iter().any(is_release));
-    let actions = bench.run(1, &one_stage(), splits(1));
+    bench.run(1, &one_stage(), splits(1));
     assert!(bench.running.is_empty());
+    let actions = bench.wait(Duration::from_secs(1));
+    assert!(actions.iter().any(is_no_executor));
+}
+
+#[test]
+fn an_executor_that_comes_within_a_second_was_never_missing() {
+    let mut bench = Bench::new(&[]);
+    let mut actions = bench.run(0, &one_stage(), splits(1));
+    actions.append(&mut bench.wait(Duration::from_millis(900)));
+    actions.append(&mut bench.connect(0, 1));
+    assert_eq!(bench.running.len(), 1);
+    actions.append(&mut bench.wait(Duration::from_secs(2)));
+    assert!(!actions.iter().any(is_no_executor));
+    // The next waiting counts from its own beginning.
+    bench.lose(0);
+    let actions = bench.wait(Duration::from_millis(999));
+    assert!(!actions.iter().any(is_no_executor));
+    let actions = bench.wait(Duration::from_millis(1));
     assert!(actions.iter().any(is_no_executor));
 }
 

@@ -1,13 +1,17 @@
 //! What doesn't grow is read once: files on a cluster, a topic from its beginning to its end.
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{collections::BTreeMap, fs, process::Command, time::Duration};
 
 use millstream::sql::{
     Master, Session,
     arrow::{array::AsArray, datatypes::Int32Type},
 };
 use millstream_common::config::Config;
-use millstream_integration_tests::{cluster::Application, kafka::KafkaBroker, process::Stream};
+use millstream_integration_tests::{
+    cluster::Application,
+    kafka::KafkaBroker,
+    process::{ChildProcess, Stream},
+};
 
 use super::job::{Job, SQLJOB};
 use crate::word_job::wait_says;
@@ -136,6 +140,26 @@ fn who_gave_a_record_its_time_is_told() {
         assert_eq!(kinds.values().to_vec(), [expected], "{kind}");
     }
     session.stop().unwrap();
+}
+
+#[test]
+fn an_interval_of_batches_is_refused_with_what_to_use() {
+    let job = Job::new();
+    let mut command = Command::new(SQLJOB);
+    command
+        .args(["--dir", job.input().to_str().unwrap()])
+        .args(["--batch-interval", "1s"]);
+    let process = ChildProcess::spawn("refused", &command).unwrap();
+    assert_eq!(process.wait_exit(PATIENCE).unwrap().code(), Some(2));
+    let said = process.output().text(Stream::Err);
+    assert!(
+        said.contains("--batch-interval is for DStreams alone"),
+        "{said}"
+    );
+    assert!(
+        said.contains("trigger(Trigger::ProcessingTime(..))"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -12,21 +12,33 @@ mod publish;
 mod rows;
 mod writer;
 
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::{
+    array::new_null_array,
+    datatypes::{DataType, FieldRef, Schema, SchemaRef},
+    record_batch::RecordBatch,
+};
 use millstream_common::ids::{BatchId, Epoch, QueryId};
 use millstream_connectors::{sink::WriteId, text_files::sink::StagedFile};
+use parquet::arrow::ArrowWriter;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use publish::FilePublisher;
 pub(crate) use writer::FilesWriter;
 
-use crate::{error::Error, options::Options, reader::path_of};
+use crate::{
+    error::Error,
+    options::Options,
+    reader::path_of,
+    show::{check_columns, unfit},
+};
 
 const STAGING: &str = ".staging";
-/// Ends the name of the mark that a batch was published.
-const PUBLISHED: &str = ".published";
 
 /// How rows are written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,6 +163,19 @@ impl FileSink {
                 "select one, or write another format",
             ));
         }
+        let folders = schema.fields().iter();
+        let folders = folders.filter(|field| self.partition_by.contains(field.name()));
+        check_columns(folders, "part of a folder's name")?;
+        match self.format {
+            FileFormat::Csv(_) => check_columns(written.iter().copied(), "written as CSV")?,
+            FileFormat::Json => check_columns(written.iter().copied(), "written as JSON")?,
+            FileFormat::Parquet => {
+                for field in &written {
+                    try_parquet(field).map_err(|_| unfit(field, "written as Parquet"))?;
+                }
+            }
+            FileFormat::Text => {}
+        }
         if let FileFormat::Csv(_) = self.format {
             for field in written {
                 if field.data_type().is_nested() {
@@ -179,11 +204,6 @@ impl FileSink {
         self.staging(query).join(format!("{}-{}", batch.0, epoch.0))
     }
 
-    /// Is there once a batch has been published.
-    fn published(&self, query: QueryId, batch: BatchId) -> PathBuf {
-        self.staging(query).join(format!("{}{PUBLISHED}", batch.0))
-    }
-
     fn attempt(&self, id: &WriteId) -> PathBuf {
         let attempt = format!("{}.{}", id.partition, id.attempt);
         self.batch(id.query, id.batch, id.epoch).join(attempt)
@@ -199,6 +219,17 @@ impl FileSink {
             self.format.extension()
         )
     }
+}
+
+/// Writes a null of this column to nowhere: which types there are columns for is the writer's alone to say.
+fn try_parquet(field: &FieldRef) -> parquet::errors::Result<()> {
+    let nullable = field.as_ref().clone().with_nullable(true);
+    let schema = Arc::new(Schema::new(vec![nullable]));
+    let nothing = new_null_array(field.data_type(), 1);
+    let mut writer = ArrowWriter::try_new(io::sink(), Arc::clone(&schema), None)?;
+    writer.write(&RecordBatch::try_new(schema, vec![nothing])?)?;
+    writer.close()?;
+    Ok(())
 }
 
 /// What an attempt staged: the payload of its commit. Names are below the folder.

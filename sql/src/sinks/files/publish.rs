@@ -2,8 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File},
-    io,
+    fs,
     path::{Component, Path, PathBuf},
     sync::Arc,
 };
@@ -17,11 +16,11 @@ use millstream_common::{
 };
 use millstream_connectors::{
     sink::{SinkBatch, SinkDriver, SinkStart},
-    text_files::sink::{StagedFile, put_in_place, refused, sync_folder},
+    text_files::sink::{StagedFile, Staging, put_in_place, refused},
 };
 use serde::Deserialize;
 
-use super::{FileSink, PUBLISHED, Staged};
+use super::{FileSink, Staged};
 
 /// Publishes staged files.
 pub(crate) struct FilePublisher {
@@ -61,7 +60,9 @@ impl SinkDriver for FilePublisher {
     }
 
     async fn sweep(&self, batch: SinkBatch) {
-        let swept = self.on_disk(move |sink| sweep(sink, batch)).await;
+        let swept = self
+            .on_disk(move |sink| staging(sink, batch.query).sweep(&batch))
+            .await;
         let problem = match swept {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
@@ -71,24 +72,14 @@ impl SinkDriver for FilePublisher {
     }
 }
 
-fn check(sink: &FileSink, query: QueryId) -> Result<Vec<PathBuf>, Failure> {
-    let staging = sink.folder.join(sink.staging(query));
-    fs::create_dir_all(&staging).map_err(|error| refused("make", &staging, &error))?;
-    let probe = staging.join("writable");
-    let written = fs::write(&probe, b"x").and_then(|()| fs::remove_file(&probe));
-    written.map_err(|error| refused("write", &probe, &error))?;
-    // From the output's own folder up to the one that holds the sink's.
-    for folder in staging.ancestors().take(5) {
-        sync(sink, folder)?;
-    }
-    Ok(vec![sink.folder.clone()])
+fn staging(sink: &FileSink, query: QueryId) -> Staging {
+    Staging::new(sink.folder.join(sink.staging(query)), sink.fsync)
 }
 
-fn sync(sink: &FileSink, folder: &Path) -> Result<(), Failure> {
-    if !sink.fsync {
-        return Ok(());
-    }
-    sync_folder(folder).map_err(|error| refused("force to the disk", folder, &error))
+fn check(sink: &FileSink, query: QueryId) -> Result<Vec<PathBuf>, Failure> {
+    // From the output's own folder up to the one that holds the sink's.
+    staging(sink, query).make(5)?;
+    Ok(vec![sink.folder.clone()])
 }
 
 fn publish(sink: &FileSink, batch: SinkBatch, winners: &[SinkCommit]) -> Result<(), Failure> {
@@ -96,13 +87,8 @@ fn publish(sink: &FileSink, batch: SinkBatch, winners: &[SinkCommit]) -> Result<
     for winner in winners {
         files.extend(staged_files(sink, batch.query, winner)?);
     }
-    if files.is_empty() {
-        return Ok(());
-    }
-    // A batch that was published once isn't looked at again: its files are their readers', who may have taken them away.
-    let published = sink.folder.join(sink.published(batch.query, batch.batch));
-    let is_published = published.try_exists();
-    if is_published.map_err(|error| refused("look for", &published, &error))? {
+    let staging = staging(sink, batch.query);
+    if files.is_empty() || staging.is_published(batch.batch)? {
         return Ok(());
     }
     let mut changed: BTreeSet<PathBuf> = BTreeSet::new();
@@ -125,16 +111,11 @@ fn publish(sink: &FileSink, batch: SinkBatch, winners: &[SinkCommit]) -> Result<
         .filter(|above| above.starts_with(&sink.folder))
         .collect();
     for folder in with_those_above {
-        sync(sink, folder)?;
+        staging.sync(folder)?;
     }
     failpoint!("sink.files.before_mark", batch = batch.batch);
     // The files must not be less lasting than the mark that says they are all there.
-    if let Some(staging) = published.parent() {
-        fs::create_dir_all(staging).map_err(|error| refused("make", staging, &error))?;
-        File::create(&published).map_err(|error| refused("make", &published, &error))?;
-        sync(sink, staging)?;
-    }
-    Ok(())
+    staging.set_published(batch.batch)
 }
 
 /// What a winner staged; names that lead elsewhere are refused.
@@ -168,47 +149,4 @@ fn staged_files(
         }
     }
     Ok(staged.files)
-}
-
-/// Removes what attempts of this batch and earlier ones left.
-fn sweep(sink: &FileSink, batch: SinkBatch) -> io::Result<()> {
-    let staging = sink.folder.join(sink.staging(batch.query));
-    let entries = match fs::read_dir(&staging) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    for entry in entries {
-        let entry = entry?;
-        let name = entry.file_name();
-        let Some(name) = name.to_str() else {
-            continue;
-        };
-        if let Some(number) = name.strip_suffix(PUBLISHED) {
-            // That of the newest batch is asked for at the next start.
-            let is_older = number
-                .parse::<u64>()
-                .is_ok_and(|number| number < batch.batch.0);
-            if is_older {
-                match fs::remove_file(entry.path()) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
-            }
-            continue;
-        }
-        let Some((number, epoch)) = name.split_once('-') else {
-            continue;
-        };
-        let (Ok(number), Ok(epoch)) = (number.parse::<u64>(), epoch.parse::<u64>()) else {
-            continue;
-        };
-        if number <= batch.batch.0 && epoch <= batch.epoch.0 {
-            match fs::remove_dir_all(entry.path()) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-    }
-    Ok(())
 }
