@@ -39,13 +39,16 @@ fn complete(master: &str) {
     let rows = [("MANAGER", 3), ("NULL", 1), ("PRESIDENT", 1)];
     let rows = rows.map(|(name, count)| (name.to_owned(), count));
     assert_eq!(counts(&first[0]), rows.into());
-    job.put("2.csv", SECOND);
+    // New groups, and one more row of one that is there.
+    let another = "69000,MARKER,MANAGER,68319,2000.0,FINANCE\n";
+    job.put("2.csv", &format!("{SECOND}{another}"));
     let both = wait_printed(&cluster, 2);
     assert_eq!(both[1].batch, 1);
     let text = cluster.driver.process.output().text(Stream::Out);
     assert!(text.contains(TABLE), "{text}");
     assert!(text.contains("|A JOB WITH A LONG...|    1|"), "{text}");
     assert!(text.contains("|            SALESMAN|    2|"), "{text}");
+    assert!(text.contains("|             MANAGER|    4|"), "{text}");
     assert!(text.contains("|                NULL|    1|"), "{text}");
     assert_eq!(cluster.stop().unwrap(), Some(0));
 }
