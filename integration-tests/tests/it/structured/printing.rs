@@ -67,8 +67,10 @@ fn a_growing_table_over_processes() {
 fn updates_are_the_groups_that_changed() {
     let job = Job::new();
     job.put("1.csv", FIRST);
+    // In one partition: what doesn't change is beside what does.
     let application = job
         .application(&["--output-mode", "update"])
+        .conf("parallelism", 1)
         .master("local[2]");
     let cluster = application.start(0).unwrap();
     wait_printed(&cluster, 1);
