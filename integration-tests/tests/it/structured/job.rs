@@ -67,7 +67,9 @@ impl Job {
         let mut content = format!("{HEADER}\n");
         let name = format!("employees-{next:06}.csv");
         for id in *next..*next + employees {
-            let job = format!("JOB {}", id.wrapping_mul(0x9E37_79B9) % 12);
+            // By its upper bits: those below give few of the jobs.
+            let job = (id.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33) % 12;
+            let job = format!("JOB {job}");
             content.push_str(&format!(
                 "{id},NAME {id},{job},{},{}.5,DEPT {}\n",
                 id / 3,

@@ -39,13 +39,16 @@ fn complete(master: &str) {
     let rows = [("MANAGER", 3), ("NULL", 1), ("PRESIDENT", 1)];
     let rows = rows.map(|(name, count)| (name.to_owned(), count));
     assert_eq!(counts(&first[0]), rows.into());
-    job.put("2.csv", SECOND);
+    // New groups, and one more row of one that is there.
+    let another = "69000,MARKER,MANAGER,68319,2000.0,FINANCE\n";
+    job.put("2.csv", &format!("{SECOND}{another}"));
     let both = wait_printed(&cluster, 2);
     assert_eq!(both[1].batch, 1);
     let text = cluster.driver.process.output().text(Stream::Out);
     assert!(text.contains(TABLE), "{text}");
     assert!(text.contains("|A JOB WITH A LONG...|    1|"), "{text}");
     assert!(text.contains("|            SALESMAN|    2|"), "{text}");
+    assert!(text.contains("|             MANAGER|    4|"), "{text}");
     assert!(text.contains("|                NULL|    1|"), "{text}");
     assert_eq!(cluster.stop().unwrap(), Some(0));
 }
@@ -64,8 +67,10 @@ fn a_growing_table_over_processes() {
 fn updates_are_the_groups_that_changed() {
     let job = Job::new();
     job.put("1.csv", FIRST);
+    // In one partition: what doesn't change is beside what does.
     let application = job
         .application(&["--output-mode", "update"])
+        .conf("parallelism", 1)
         .master("local[2]");
     let cluster = application.start(0).unwrap();
     wait_printed(&cluster, 1);
