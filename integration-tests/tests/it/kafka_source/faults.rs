@@ -255,7 +255,9 @@ fn an_assigned_topic_that_is_deleted_is_noticed() {
         "{lost}"
     );
     wait_until(SOON, "going on without the topic", || {
-        warning.plan().is_ok()
+        warning
+            .plan()
+            .is_ok_and(|planned| planned.position.get(&topic).is_none())
     })
     .unwrap();
     kafka.produce_lines(&other, 0, ["a"]).unwrap();
