@@ -32,8 +32,8 @@ pub(super) struct Batch {
     /// Tasks that wait for a slot.
     pub queued: u32,
     pub retries: u64,
-    /// It was said that no executor is there.
-    pub told_no_executor: bool,
+    /// When it was last said that no executor is there, since one came.
+    pub told_no_executor: Option<Tick>,
 }
 
 /// Where a branch's partitions lie within its stage.
@@ -327,7 +327,7 @@ impl Batch {
             output_rounds: 0,
             queued: 0,
             retries: 0,
-            told_no_executor: false,
+            told_no_executor: None,
         })
     }
 

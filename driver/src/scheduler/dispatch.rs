@@ -242,6 +242,7 @@ impl Scheduler {
                     output,
                     rerun: batch.run.rerun,
                     watermarks: batch.run.watermarks,
+                    spill_threshold: batch.run.spill_threshold,
                     tasks: launching.tasks,
                 },
             });
@@ -255,23 +256,16 @@ impl Scheduler {
         }
     }
 
-    /// Tasks wait and no executor may have them: says so once.
-    pub(super) fn tell_of_missing_executors(&mut self) {
-        if self.pool.staying() > 0 {
-            return;
-        }
+    /// Tasks wait and no executor may have them: says so at once, then now and then.
+    pub(super) fn tell_of_missing_executors(&mut self, now: Tick) {
+        let interval = self.options.wait_log_interval;
         for number in &self.rotation {
             let Some(batch) = self.queries.batch_mut(*number) else {
                 continue;
             };
-            let is_stuck = batch.queued > 0
-                && !batch.told_no_executor
-                && !self
-                    .pool
-                    .iter()
-                    .any(|(index, _)| self.pool.admits(index, batch.sequence));
-            if is_stuck {
-                batch.told_no_executor = true;
+            let is_due = |told: Tick| now >= told.after(interval);
+            if is_stuck(&self.pool, batch) && batch.told_no_executor.is_none_or(is_due) {
+                batch.told_no_executor = Some(now);
                 self.actions.push(Action::NoExecutor {
                     query: batch.run.query,
                     batch: batch.run.batch,
@@ -321,10 +315,15 @@ impl Scheduler {
             }
         };
         sooner(self.next_speculation);
+        let wait_log_interval = self.options.wait_log_interval;
         for query in self.queries.iter_mut() {
             let Some(batch) = &mut query.batch else {
                 continue;
             };
+            if is_stuck(&self.pool, batch) {
+                let told = batch.told_no_executor;
+                sooner(told.map(|told| told.after(wait_log_interval)));
+            }
             for stage in batch
                 .stages
                 .iter_mut()
@@ -343,6 +342,15 @@ impl Scheduler {
             self.actions.push(Action::WakeAt(next));
         }
     }
+}
+
+/// Whether tasks wait that no executor may have.
+fn is_stuck(pool: &Pool, batch: &Batch) -> bool {
+    pool.staying() == 0
+        && batch.queued > 0
+        && !pool
+            .iter()
+            .any(|(index, _)| pool.admits(index, batch.sequence))
 }
 
 fn task_spec(

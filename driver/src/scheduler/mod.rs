@@ -157,7 +157,7 @@ impl Scheduler {
         }
         self.fire_timers(now);
         self.dispatch(now);
-        self.tell_of_missing_executors();
+        self.tell_of_missing_executors(now);
         self.flush();
         self.wish_to_wake(now);
         self.check();

@@ -35,7 +35,7 @@ impl Scheduler {
                 for query in self.queries.iter_mut() {
                     query.homes.share(&mut self.pool);
                     if let Some(batch) = &mut query.batch {
-                        batch.told_no_executor = false;
+                        batch.told_no_executor = None;
                     }
                 }
                 index

@@ -29,6 +29,9 @@ use super::{
 };
 use crate::sink::{SinkBatch, SinkDriver, SinkStart};
 
+/// The code of a file that is neither staged nor published.
+const LOST_FILE: &str = "sink.lost_file";
+
 /// Publishes staged text files.
 #[derive(Debug)]
 pub struct TextFilePublisher {
@@ -135,7 +138,8 @@ impl Inner {
         fs::create_dir_all(&folder).map_err(|error| refused("make", &folder, &error))?;
         for (done, (file, staged)) in files.iter().enumerate() {
             failpoint!("sink.files.publish", batch = batch.batch, done = done);
-            put_in_place(file, staged, &folder.join(&file.name))?;
+            put_in_place(file, staged, &folder.join(&file.name))
+                .map_err(|failure| with_way_out(failure, &published))?;
         }
         // The files must not be less lasting than the mark that says they are all there.
         self.sync(&folder)?;
@@ -245,6 +249,17 @@ impl Inner {
     }
 }
 
+/// Files may be gone for good, taken away by who reads them before the mark was made. Without a way past them no batch would ever follow.
+fn with_way_out(mut failure: Failure, published: &Path) -> Failure {
+    if failure.code == LOST_FILE {
+        failure.message.push_str(&format!(
+            "; to go on without it, make the empty file {}",
+            published.display()
+        ));
+    }
+    failure
+}
+
 fn gone_is_fine(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::NotFound {
         return Ok(());
@@ -309,7 +324,7 @@ fn verify_published(file: &StagedFile, target: &Path) -> Result<(), Failure> {
         target.display(),
         file.length
     );
-    Err(Failure::new(FailureKind::DataLoss, message).with_code("sink.lost_file"))
+    Err(Failure::new(FailureKind::DataLoss, message).with_code(LOST_FILE))
 }
 
 /// Whether a file has the length and checksum that were staged.

@@ -118,16 +118,20 @@ fn a_lost_executor_s_tasks_run_elsewhere_at_once() {
 }
 
 #[test]
-fn with_no_executor_there_it_is_said_once_and_work_goes_on_when_one_comes() {
+fn with_no_executor_there_it_is_said_now_and_then_and_work_goes_on_when_one_comes() {
     let mut bench = Bench::new(&[]);
     let actions = bench.run(0, &one_stage(), splits(2));
     assert!(actions.iter().any(is_no_executor));
-    assert!(
-        !bench
-            .wait(Duration::from_secs(1))
-            .iter()
-            .any(is_no_executor)
-    );
+    let interval = SchedulerOptions::default().wait_log_interval;
+    for _ in 0..3 {
+        let told_at = bench.now;
+        assert_eq!(bench.wake, Some(told_at.after(interval)));
+        let sooner = bench.wait(Duration::from_secs(1));
+        assert!(!sooner.iter().any(is_no_executor));
+        bench.now = told_at;
+        let again = bench.wait(interval);
+        assert_eq!(again.iter().filter(|action| is_no_executor(action)).count(), 1);
+    }
     bench.connect(0, 1);
     assert_eq!(bench.running.len(), 1);
     let actions = bench.lose(0);
