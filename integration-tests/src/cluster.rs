@@ -90,6 +90,14 @@ impl Application {
         self
     }
 
+    /// The same with another argument in the place of this one.
+    pub fn replace_arg(mut self, argument: &str, by: &str) -> Self {
+        for known in self.arguments.iter_mut().filter(|known| *known == argument) {
+            by.clone_into(known);
+        }
+        self
+    }
+
     /// A configuration key, on both sides.
     pub fn conf(mut self, key: &str, value: impl ToString) -> Self {
         self.configuration.insert(key.to_owned(), value.to_string());
