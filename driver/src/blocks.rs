@@ -190,9 +190,7 @@ mod tests {
     };
     use millstream_proto::auth::RequireSecret;
     use tokio_stream::{Stream, wrappers::TcpListenerStream};
-    use tonic::{
-        Request, Response, service::interceptor::InterceptedService, transport::Server,
-    };
+    use tonic::{Request, Response, service::interceptor::InterceptedService, transport::Server};
 
     use super::*;
 

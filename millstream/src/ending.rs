@@ -26,10 +26,16 @@ pub(crate) fn say_what_is_left(stopped: &Stopped, has_checkpoint: bool) {
     match (batches, has_checkpoint) {
         (0, _) => {}
         (_, true) => {
-            tracing::error!(batches, "stopped with planned batches not begun; the next start takes their input, but for lines of a socket");
+            tracing::error!(
+                batches,
+                "stopped with planned batches not begun; the next start takes their input, but for lines of a socket"
+            );
         }
         (_, false) => {
-            tracing::error!(batches, "stopped with planned batches not begun; there is no checkpoint, so the next start begins anew without them");
+            tracing::error!(
+                batches,
+                "stopped with planned batches not begun; there is no checkpoint, so the next start begins anew without them"
+            );
         }
     }
 }

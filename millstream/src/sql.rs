@@ -145,7 +145,9 @@ where
     if stopped? {
         return Ok(ExitCode::SUCCESS);
     }
-    tracing::error!("stopped before everything planned was committed and published; the next start goes on with it");
+    tracing::error!(
+        "stopped before everything planned was committed and published; the next start goes on with it"
+    );
     Ok(ExitCode::from(EXIT_UNCOMMITTED))
 }
 

@@ -47,9 +47,7 @@ pub use error::{Error, Origin};
 pub use reference::reference_markdown;
 pub use registry::{SECTIONS, Section, keys};
 pub use value::{ByteSize, Secret, Setting, ZoneName};
-pub use words::{
-    Compression, LogFormat, OnDataLoss, OnMalformed, OnNondeterminism, ShowProgress,
-};
+pub use words::{Compression, LogFormat, OnDataLoss, OnMalformed, OnNondeterminism, ShowProgress};
 
 use registry::Values;
 

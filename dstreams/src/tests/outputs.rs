@@ -149,7 +149,8 @@ fn a_callback_that_could_not_read_rows_leaves_them_to_be_made_again() {
     let numbers = given(&ssc, vec![vec![vec![1i64]]]);
     numbers.for_each_batch(|batch, _| {
         let first = batch.first().map_err(|failure| failure.message)?;
-        Ok::<(), String>(assert_eq!(first, Some(1)))
+        assert_eq!(first, Some(1));
+        Ok::<(), String>(())
     });
     numbers.for_each_batch(|batch, _| {
         batch.collect().expect("rows");
@@ -202,7 +203,8 @@ fn a_callback_that_could_not_read_rows_leaves_them_to_be_made_again() {
     };
     for output in [0, 1] {
         let failure = complete(output).unwrap_err();
-        let missed = matches!(failure.kind, FailureKind::FetchFailed { block, .. } if block.task == task);
+        let missed =
+            matches!(failure.kind, FailureKind::FetchFailed { block, .. } if block.task == task);
         assert!(missed, "{failure}");
     }
     assert_eq!(complete(2), Ok(()));

@@ -53,19 +53,15 @@ pub(super) struct Folders {
 }
 
 impl Folders {
-    pub(super) fn parse(
-        pattern: &str,
-        relative_to: Option<&Path>,
-    ) -> Result<Self, PatternError> {
+    pub(super) fn parse(pattern: &str, relative_to: Option<&Path>) -> Result<Self, PatternError> {
         let path = pattern.strip_prefix("file://").unwrap_or(pattern);
         if path.contains("://") {
             return Err(PatternError::Scheme(pattern.to_owned()));
         }
-        let absolute =
-            absolute(path, relative_to).map_err(|source| PatternError::Relative {
-                pattern: pattern.to_owned(),
-                source,
-            })?;
+        let absolute = absolute(path, relative_to).map_err(|source| PatternError::Relative {
+            pattern: pattern.to_owned(),
+            source,
+        })?;
         let mut names = Vec::new();
         for component in absolute.components() {
             let Component::Normal(name) = component else {

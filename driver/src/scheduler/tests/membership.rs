@@ -130,7 +130,10 @@ fn with_no_executor_there_it_is_said_now_and_then_and_work_goes_on_when_one_come
         assert!(!sooner.iter().any(is_no_executor));
         bench.now = told_at;
         let again = bench.wait(interval);
-        assert_eq!(again.iter().filter(|action| is_no_executor(action)).count(), 1);
+        assert_eq!(
+            again.iter().filter(|action| is_no_executor(action)).count(),
+            1
+        );
     }
     bench.connect(0, 1);
     assert_eq!(bench.running.len(), 1);

@@ -14,7 +14,11 @@ fn a_relative_prefix_is_below_the_drivers_first_folder_for_everyone() {
     let prefix = text(&job.output().join("counts"));
     let application = job.application().replace_arg(&prefix, "out/counts");
     job.send(40);
-    let mut cluster = application.clone().in_folder(job.folder()).start(0).unwrap();
+    let mut cluster = application
+        .clone()
+        .in_folder(job.folder())
+        .start(0)
+        .unwrap();
     cluster.application = application.clone().in_folder(&others[0]);
     cluster.add_executor().unwrap();
     job.wait_counted();

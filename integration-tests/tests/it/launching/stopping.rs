@@ -118,7 +118,10 @@ fn stopped_at(name: &str, point: &str, left: &[&str]) {
 
 #[test]
 fn a_batch_that_could_not_be_begun_is_left_to_the_next_start() {
-    let left = ["planned batches not begun", "the next start takes their input"];
+    let left = [
+        "planned batches not begun",
+        "the next start takes their input",
+    ];
     stopped_at("dropped", "driver.put.before@kind=offsets,number=0", &left);
 }
 
