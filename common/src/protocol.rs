@@ -163,6 +163,9 @@ pub struct StageLaunch {
     pub rerun: bool,
     /// Event-time watermarks of the batch.
     pub watermarks: Watermarks,
+    /// Of a re-run: where the tables of tasks spilled when the batch was logged, bytes. Without it, and of other batches, the registration's configuration counts.
+    #[serde(default)]
+    pub spill_threshold: Option<u64>,
     /// The tasks.
     pub tasks: Vec<TaskSpec>,
 }

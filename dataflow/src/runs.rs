@@ -23,7 +23,7 @@ fn io_failure(what: &str, path: &Path, error: &io::Error) -> Failure {
     Failure::caused_by(
         FailureKind::Io,
         format!(
-            "{what} spill file {} failed: is the disk full?",
+            "{what} spill file {} failed: give shuffle.spill_dir a folder with room, or raise memory.spill_threshold",
             path.display()
         ),
         error,

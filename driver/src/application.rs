@@ -503,6 +503,7 @@ fn scheduler_options(config: &Config) -> SchedulerOptions {
         exclude_after: config.get(keys::TASK_EXCLUDE_AFTER),
         locality_wait: config.get(keys::SCHEDULER_LOCALITY_WAIT),
         superseded_limit: config.get(keys::KAFKA_SINK_FENCE_RETRIES),
+        wait_log_interval: config.get(keys::EXECUTOR_WAIT_LOG_INTERVAL),
         nondeterminism: match config.get(keys::DETERMINISM_CHECK) {
             OnNondeterminism::Fail => Nondeterminism::Fail,
             OnNondeterminism::Warn => Nondeterminism::Warn,

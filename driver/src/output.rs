@@ -41,10 +41,10 @@ pub struct PartitionResult {
 /// Reads kept blocks on the driver, for outputs that compute there.
 #[async_trait]
 pub trait BlockReader: Send + Sync {
-    /// All frames of the block that the stage's task for `partition` kept, in order. When its executor is lost the tasks that made it run again first.
+    /// All frames of the block that the stage's task for `partition` kept, in order.
     ///
     /// # Errors
-    /// When the block can't be made again, or the batch ends.
+    /// `FetchFailed` when its executor doesn't give it: [`OutputDriver::complete`] hands that on. `OutOfMemory` past `max_bytes`.
     async fn read(&self, partition: u32, max_bytes: u64) -> Result<Vec<Bytes>, Failure>;
 }
 
@@ -59,11 +59,11 @@ pub trait OutputDriver: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// The output's stage is done: results in partition order (print, callback). Runs before the batch is committed, once per run of the batch, on
+    /// The output's stage is done: results in partition order (print, callback). Runs before the batch is committed, on
     /// the IO threads: what blocks needs a thread of its own (`spawn_blocking`).
     ///
     /// # Errors
-    /// Ends the batch and the query.
+    /// `FetchFailed` of a kept block: the tasks that are lost with it run again, then this is called again. Anything else ends the batch and the query.
     async fn complete(
         &self,
         _batch: BatchInfo,

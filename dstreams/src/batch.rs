@@ -2,14 +2,17 @@
 
 use std::{marker::PhantomData, ops::Deref, sync::Arc};
 
-use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use millstream_common::failure::{Failure, FailureKind, Retry};
+use millstream_common::{
+    failure::{Failure, FailureKind, Retry},
+    frame::Frame,
+};
 use millstream_dataflow::{combine::Data, read::decode_frame};
 use millstream_driver::{
     blocks::too_large,
     output::{BatchInfo, BlockReader, PartitionResult},
 };
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use crate::stream::DStream;
@@ -79,7 +82,24 @@ pub struct ComputedBatch<T> {
     blocks: Arc<dyn BlockReader>,
     runtime: Handle,
     max_bytes: u64,
+    missed: Missed,
     row: PhantomData<fn() -> T>,
+}
+
+/// The first block of a batch that an executor didn't give. Whatever the callback makes of that error, the batch's tasks can run again.
+#[derive(Clone, Default)]
+pub(crate) struct Missed(Arc<Mutex<Option<Failure>>>);
+
+impl Missed {
+    fn note(&self, failure: &Failure) {
+        if matches!(failure.kind, FailureKind::FetchFailed { .. }) {
+            self.0.lock().get_or_insert_with(|| failure.clone());
+        }
+    }
+
+    pub(crate) fn take(&self) -> Option<Failure> {
+        self.0.lock().take()
+    }
 }
 
 impl<T: Data> ComputedBatch<T> {
@@ -89,6 +109,7 @@ impl<T: Data> ComputedBatch<T> {
         blocks: Arc<dyn BlockReader>,
         runtime: Handle,
         max_bytes: u64,
+        missed: Missed,
     ) -> Self {
         let kept = results.iter().filter_map(|result| {
             let meta = result.kept.as_ref()?.meta;
@@ -104,6 +125,7 @@ impl<T: Data> ComputedBatch<T> {
             blocks,
             runtime,
             max_bytes,
+            missed,
             row: PhantomData,
         }
     }
@@ -126,7 +148,8 @@ impl<T: Data> ComputedBatch<T> {
     /// All rows, in the order of partitions.
     ///
     /// # Errors
-    /// When blocks can't be read, or hold more bytes than `collect.max_bytes`.
+    /// When blocks can't be read, or their rows have more bytes than `collect.max_bytes`, compressed or not. Hand on the error: where an executor was lost with its blocks, what it computed is
+    /// computed again and the callback is called again.
     pub fn collect(&self) -> Result<Vec<T>, Failure> {
         self.read(u64::MAX)
     }
@@ -173,8 +196,18 @@ impl<T: Data> ComputedBatch<T> {
             let message = "reading a batch's rows on the driver broke off";
             Failure::caused_by(FailureKind::Internal, message, &error)
         })?;
+        let frames = read.inspect_err(|failure| self.missed.note(failure))?;
         let mut rows = Vec::new();
-        for frame in read?.iter().flatten() {
+        let mut bytes_left = self.max_bytes;
+        for frame in frames.iter().flatten() {
+            if rows.len() as u64 >= count {
+                break;
+            }
+            let frame = decode_frame(frame).map_err(unreadable)?;
+            // Compressed, rows may be a hundredth of what they are in memory.
+            bytes_left = bytes_left
+                .checked_sub(frame.payload.len() as u64)
+                .ok_or_else(|| too_large(self.max_bytes))?;
             decode(frame, &mut rows)?;
         }
         rows.truncate(usize::try_from(count).unwrap_or(usize::MAX));
@@ -182,14 +215,14 @@ impl<T: Data> ComputedBatch<T> {
     }
 }
 
-fn decode<T: Data>(frame: &Bytes, rows: &mut Vec<T>) -> Result<(), Failure> {
-    let unreadable = |reason: String| {
-        Failure::new(
-            FailureKind::Io,
-            format!("a block of rows that came to the driver can't be read: {reason}"),
-        )
-    };
-    let frame = decode_frame(frame).map_err(unreadable)?;
+fn unreadable(reason: String) -> Failure {
+    Failure::new(
+        FailureKind::Io,
+        format!("a block of rows that came to the driver can't be read: {reason}"),
+    )
+}
+
+fn decode<T: Data>(frame: Frame, rows: &mut Vec<T>) -> Result<(), Failure> {
     let reader = frame
         .into_rows::<T>()
         .map_err(|problem| unreadable(problem.to_string()))?;

@@ -1,6 +1,6 @@
 //! [`StreamingContext`]: where a job function declares its sources, and through which it sees the outside.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use millstream_common::{
     config::{Config, Spec},
@@ -27,6 +27,7 @@ use crate::{
     compile::{CompileOptions, CompiledJob, compile},
     error::Error,
     graph::{Graph, Keeping, Node, NodeId, Shape, SourceFactory, erase},
+    recorded::Recorded,
     run::{Builder, Prepared, RunError, Running, State},
     stream::DStream,
 };
@@ -47,12 +48,11 @@ pub struct StreamingContext {
 }
 
 struct Inner {
-    side: Side,
     application: Application,
     config: Config,
     clock: Arc<dyn Clock>,
     graph: Arc<Mutex<Graph>>,
-    recorded: Mutex<BTreeMap<String, Value>>,
+    recorded: Recorded,
     run: Mutex<Run>,
 }
 
@@ -111,20 +111,20 @@ impl StreamingContext {
         clock: Arc<dyn Clock>,
         run: Run,
     ) -> Self {
-        let recorded = application.recorded.clone();
+        let recorded = Recorded::new(side, application.recorded.clone());
         let graph = Graph {
             config: config.clone(),
+            recorded: recorded.clone(),
             build_id: application.build_id.clone(),
             ..Graph::default()
         };
         Self {
             inner: Arc::new(Inner {
-                side,
                 application,
                 config,
                 clock,
                 graph: Arc::new(Mutex::new(graph)),
-                recorded: Mutex::new(recorded),
+                recorded,
                 run: Mutex::new(run),
             }),
         }
@@ -249,28 +249,17 @@ impl StreamingContext {
         V: Serialize + DeserializeOwned,
         E: std::fmt::Display,
     {
-        let failed = |reason: String| Error::Recording {
-            name: name.to_owned(),
-            reason,
-        };
-        let known = self.inner.recorded.lock().get(name).cloned();
-        if let Some(value) = known {
-            return serde_json::from_value(value).map_err(|error| failed(error.to_string()));
-        }
-        if self.inner.side == Side::Executor {
-            return Err(Error::NotRecorded {
-                name: name.to_owned(),
-            });
-        }
-        let value = read().map_err(|error| failed(error.to_string()))?;
-        let json = serde_json::to_value(&value).map_err(|error| failed(error.to_string()))?;
-        self.inner.recorded.lock().insert(name.to_owned(), json);
-        Ok(value)
+        self.inner.recorded.record(name, read)
     }
 
     /// All that was recorded, for [`Application::recorded`].
     pub fn recorded(&self) -> BTreeMap<String, Value> {
-        self.inner.recorded.lock().clone()
+        self.inner.recorded.all()
+    }
+
+    /// What relative paths are relative to.
+    pub(crate) fn working_folder(&self) -> Result<PathBuf, Error> {
+        self.inner.recorded.working_folder()
     }
 
     /// A stream of a source. `settings` are those that a checkpoint depends on. For connectors; programs call theirs.

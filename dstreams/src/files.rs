@@ -11,6 +11,7 @@ use millstream_connectors::{
     sink::{Sink, SinkWriter, WriteId},
     source::SourceDriver,
     text_files::{
+        is_relative,
         sink::{self, TextRows},
         source::{self, TextFileDriver, TextFileSplits},
     },
@@ -22,7 +23,7 @@ use crate::{context::StreamingContext, display, outputs::Output, stream::DStream
 
 impl StreamingContext {
     /// The lines of text files that appear in a folder (or in folders matching a glob) from the start on. A file must appear whole, by a rename;
-    /// hidden ones are passed over, and each is read once.
+    /// hidden ones are passed over, and each is read once. A relative folder is below the one in which the driver was first started.
     ///
     /// # Errors
     /// When the glob is none.
@@ -37,7 +38,10 @@ impl StreamingContext {
     ///
     /// # Errors
     /// When the glob is none.
-    pub fn text_files(&self, settings: source::Settings) -> Result<DStream<Text>, Failure> {
+    pub fn text_files(&self, mut settings: source::Settings) -> Result<DStream<Text>, Failure> {
+        if is_relative(&settings.directory) && settings.relative_to.is_none() {
+            settings.relative_to = Some(self.working_folder()?);
+        }
         let settings = Arc::new(settings);
         let fingerprint = settings.fingerprint();
         let splits = Arc::new(TextFileSplits::new(Arc::clone(&settings)));
@@ -55,7 +59,8 @@ impl StreamingContext {
 
 impl<T: Data> DStream<T> {
     /// Saves every batch as text files in a folder `PREFIX-<batch time in ms>`, a part a partition and `_SUCCESS`; rows as Scala prints them. Readers
-    /// see each batch once and whole. The prefix is a path, or `s3://bucket/prefix` with the feature `s3`.
+    /// see each batch once and whole. The prefix is a path, or `s3://bucket/prefix` with the feature `s3`. A relative path is below the folder in which the
+    /// driver was first started, on executors and after a restart too.
     ///
     /// # Errors
     /// When the prefix can't be one.
@@ -78,8 +83,15 @@ impl<T: Data> DStream<T> {
             "text-files-{:016x}",
             xxh3_64(format!("{prefix}\0{suffix}").as_bytes())
         );
-        let mut settings = sink::Settings::of_config(place, prefix, &self.graph.lock().config);
+        let (config, recorded) = {
+            let graph = self.graph.lock();
+            (graph.config.clone(), graph.recorded.clone())
+        };
+        let mut settings = sink::Settings::of_config(place, prefix, &config);
         suffix.clone_into(&mut settings.suffix);
+        if is_relative(&settings.prefix) {
+            settings.relative_to = Some(recorded.working_folder()?);
+        }
         let files = sink::executor_half(&settings).map_err(|error| unusable(&error))?;
         let publisher = sink::driver_half(&settings).map_err(|error| unusable(&error))?;
         let output = self.sink(

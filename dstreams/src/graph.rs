@@ -18,7 +18,7 @@ use millstream_dataflow::{
 use millstream_driver::output::OutputDriver;
 use serde_json::Value;
 
-use crate::{compile::CompileOptions, error::Error};
+use crate::{compile::CompileOptions, error::Error, recorded::Recorded};
 
 /// A node's position in the graph: also its operator index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -155,6 +155,7 @@ pub(crate) struct Graph {
     pub config: Config,
     /// The driver's build, for connectors.
     pub build_id: String,
+    pub recorded: Recorded,
     pub nodes: Vec<Node>,
     /// Where outputs go that bear no other beside them.
     pub places: Vec<(NodeId, String)>,

@@ -13,6 +13,7 @@
 //! - `keyed`: operators on streams of pairs
 //! - [`master`]: where tasks run
 //! - [`outputs`]: printing, callbacks, sinks
+//! - `recorded`: what the job function saw of the outside
 //! - [`run`]: running an application
 //! - [`socket`]: lines from a TCP server
 //! - [`stream`]: streams and their operators
@@ -28,6 +29,7 @@ pub mod kafka;
 mod keyed;
 pub mod master;
 pub mod outputs;
+mod recorded;
 pub mod run;
 pub mod socket;
 pub mod stream;

@@ -172,11 +172,19 @@ impl Runner {
     }
 
     pub(crate) fn spilling_at(ssc: &StreamingContext, threshold: u64) -> Result<Self, Error> {
+        Self::with_options(ssc, threshold, CompileOptions::default())
+    }
+
+    pub(crate) fn with_options(
+        ssc: &StreamingContext,
+        threshold: u64,
+        options: CompileOptions,
+    ) -> Result<Self, Error> {
         let printed = Printed::default();
         let options = CompileOptions {
             console: Console::new(printed.clone()),
             time_zone: TimeZone::UTC,
-            ..CompileOptions::default()
+            ..options
         };
         Ok(Self {
             job: ssc.compile(&options)?,

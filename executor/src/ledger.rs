@@ -337,6 +337,7 @@ mod tests {
             output: None,
             rerun: false,
             watermarks: Watermarks::default(),
+            spill_threshold: None,
             tasks: (0..partitions)
                 .map(|partition| TaskSpec {
                     partition,

@@ -23,6 +23,7 @@ use crate::{
 };
 
 /// The services of one registration.
+#[derive(Clone)]
 pub struct Services {
     store: Arc<BlockStore>,
     folder: Arc<SpillFolder>,
@@ -49,6 +50,13 @@ impl Services {
             states,
             tuning,
         }
+    }
+
+    /// The same with another spill threshold, bytes.
+    pub(crate) fn spilling_at(&self, bytes: u64) -> Self {
+        let mut other = self.clone();
+        other.tuning.spill_threshold = bytes;
+        other
     }
 
     /// A task has ended: its folder goes, and its blocks too if it failed. Memory that it still holds would make others wait for ever.

@@ -46,6 +46,7 @@ pub struct Application {
     failpoints: Vec<String>,
     variables: Vec<(String, String)>,
     folder: PathBuf,
+    working_folder: Option<PathBuf>,
     port: u16,
     cores: u32,
     markers: Arc<Mutex<Vec<String>>>,
@@ -70,6 +71,7 @@ impl Application {
                 "of-the-tests".to_owned(),
             )],
             folder: folder.to_owned(),
+            working_folder: None,
             port,
             cores: 2,
             markers: Arc::default(),
@@ -85,6 +87,14 @@ impl Application {
     /// Arguments of the driver.
     pub fn args<S: Into<String>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
         self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// The same with another argument in the place of this one.
+    pub fn replace_arg(mut self, argument: &str, by: &str) -> Self {
+        for known in self.arguments.iter_mut().filter(|known| *known == argument) {
+            by.clone_into(known);
+        }
         self
     }
 
@@ -137,6 +147,12 @@ impl Application {
         self
     }
 
+    /// The same with processes whose working folder is this one; else they have that of the tests.
+    pub fn in_folder(mut self, folder: &Path) -> Self {
+        self.working_folder = Some(folder.to_owned());
+        self
+    }
+
     /// The same with its driver on the port of another application, whose executors come to it then.
     pub fn on_port_of(mut self, other: &Self) -> Self {
         self.port = other.port;
@@ -159,6 +175,9 @@ impl Application {
         command.env("MILLSTREAM_FAILPOINT_DIR", self.folder.join("failpoints"));
         for (name, value) in &self.variables {
             command.env(name, value);
+        }
+        if let Some(folder) = &self.working_folder {
+            command.current_dir(folder);
         }
         command
     }

@@ -127,7 +127,7 @@ Results go to standard output, logs to standard error (MILLSTREAM_LOG=debug for 
 SIGINT and SIGTERM finish the queued batches and commit; a second one stops at once.
 
 Exit codes: 0 all committed, 1 failed, 2 bad arguments or configuration, 3 superseded by another driver on the same checkpoint, \
-4 stop.timeout passed with a batch uncommitted.";
+4 stop.timeout passed, or a second signal came, with a batch uncommitted or unpublished.";
 
 fn clashes(ours: &Arg, theirs: &Arg) -> bool {
     let same_long = ours.get_long().is_some() && ours.get_long() == theirs.get_long();

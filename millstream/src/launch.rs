@@ -34,7 +34,7 @@ use crate::{
     build_id::BuildId,
     children::Children,
     cli::{self, ExecutorArgs, LaunchArgs, ORDERS_TIMEOUT, Orders, Role},
-    progress,
+    ending, progress,
     signals::Signals,
 };
 
@@ -278,17 +278,11 @@ impl Driving {
             stop_children(children, running.runtime()?);
         }
         let stopped = outcome?;
-        match stopped.unfinished {
-            Some(batch) => {
-                if config.get(keys::CHECKPOINT_LOCATION).is_some() {
-                    tracing::error!(%batch, "stopped with a batch uncommitted; the next start runs it again");
-                } else {
-                    tracing::error!(%batch, "stopped with a batch uncommitted; there is no checkpoint, so the next start begins anew without it");
-                }
-                Ok(ExitCode::from(EXIT_UNCOMMITTED))
-            }
-            None => Ok(ExitCode::SUCCESS),
+        if stopped.is_clean() {
+            return Ok(ExitCode::SUCCESS);
         }
+        ending::say_what_is_left(&stopped, config.get(keys::CHECKPOINT_LOCATION).is_some());
+        Ok(ExitCode::from(EXIT_UNCOMMITTED))
     }
 }
 

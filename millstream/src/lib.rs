@@ -38,6 +38,7 @@
 //! - `build_id`: the hash of the running executable
 //! - `children`: the executor processes of `local-cluster`
 //! - `cli`: the command line that every application has
+//! - `ending`: what a driver says of the work that a stop leaves
 //! - `error`: what a job function or a launch may fail with
 //! - [`launch`](mod@launch): running a job function in the role that the command line gives
 //! - [`prelude`]: what programs import
@@ -48,6 +49,7 @@
 mod build_id;
 mod children;
 mod cli;
+mod ending;
 mod error;
 pub mod launch;
 mod progress;

@@ -152,7 +152,9 @@ where
     if stopped? {
         return Ok(ExitCode::SUCCESS);
     }
-    tracing::error!("stopped with a batch uncommitted; the next start runs it again");
+    tracing::error!(
+        "stopped before everything planned was committed and published; the next start goes on with it"
+    );
     Ok(ExitCode::from(EXIT_UNCOMMITTED))
 }
 

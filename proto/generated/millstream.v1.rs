@@ -383,6 +383,9 @@ pub struct StageLaunch {
     pub late_watermark_millis: ::core::option::Option<i64>,
     #[prost(sint64, optional, tag = "11")]
     pub evict_watermark_millis: ::core::option::Option<i64>,
+    /// Bytes; of a re-run.
+    #[prost(uint64, optional, tag = "12")]
+    pub spill_threshold: ::core::option::Option<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BlockWriter {

@@ -174,6 +174,7 @@ impl Simulation {
             splits: vec![splits],
             state: Arc::default(),
             watermarks: Default::default(),
+            spill_threshold: None,
             rerun: false,
         }));
         let mut tasks = 0;

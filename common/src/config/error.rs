@@ -31,8 +31,6 @@ pub enum Origin {
     },
     /// The application's code.
     Code,
-    /// The record of the batch that runs again.
-    Recorded,
 }
 
 impl Origin {
@@ -44,7 +42,6 @@ impl Origin {
             Self::Variable { .. } => 2,
             Self::Flag { .. } => 3,
             Self::Code => 4,
-            Self::Recorded => 5,
         }
     }
 }
@@ -57,7 +54,6 @@ impl fmt::Display for Origin {
             Self::Variable { name } => write!(f, "variable {name}"),
             Self::Flag { flag } => f.write_str(flag),
             Self::Code => f.write_str("code"),
-            Self::Recorded => f.write_str("the batch's record"),
         }
     }
 }
@@ -124,14 +120,6 @@ pub enum Error {
         /// What stands after the flag.
         given: String,
     },
-    /// A batch's record holds a key that this release never records.
-    #[error(
-        "the batch was recorded with the configuration key `{key}`, which this release does not know as one that affects results: run the release that wrote it"
-    )]
-    NotRecordable {
-        /// The key.
-        key: String,
-    },
     /// More than one thing is wrong.
     #[error("{}", lines(.0))]
     Several(Vec<Error>),
@@ -147,7 +135,6 @@ impl Error {
             Self::ReadFile { .. } => "config.unreadable",
             Self::Toml { .. } => "config.toml",
             Self::FlagWithoutValue { .. } => "config.flag",
-            Self::NotRecordable { .. } => "config.not_recordable",
             Self::Several(_) => "config.several",
         }
     }

@@ -47,9 +47,7 @@ pub use error::{Error, Origin};
 pub use reference::reference_markdown;
 pub use registry::{SECTIONS, Section, keys};
 pub use value::{ByteSize, Secret, Setting, ZoneName};
-pub use words::{
-    Compression, LogFormat, OnDataLoss, OnLostBlock, OnMalformed, OnNondeterminism, ShowProgress,
-};
+pub use words::{Compression, LogFormat, OnDataLoss, OnMalformed, OnNondeterminism, ShowProgress};
 
 use registry::Values;
 
@@ -130,7 +128,7 @@ impl Config {
     }
 
     /// The values that a batch's result depends on, by name: recorded when a batch starts, so that it
-    /// is computed alike when it has to run again.
+    /// is computed alike when it has to run again; see [`logged_spill_threshold`].
     pub fn affecting_results(&self) -> BTreeMap<String, String> {
         let mut recorded = BTreeMap::new();
         for spec in Spec::all() {
@@ -139,22 +137,6 @@ impl Config {
             }
         }
         recorded
-    }
-
-    /// This configuration with the values that were recorded with a batch, which win over all others.
-    ///
-    /// # Errors
-    ///
-    /// A key that this release does not know as one that affects results, or a value it does not accept.
-    pub fn with_recorded(&self, recorded: &BTreeMap<String, String>) -> Result<Self, Error> {
-        let mut builder = self.to_builder();
-        for (name, value) in recorded {
-            if Spec::find(name).is_none_or(|spec| !spec.affects_results()) {
-                return Err(Error::NotRecordable { key: name.clone() });
-            }
-            builder.add(Origin::Recorded, name.clone(), value.clone());
-        }
-        builder.build()
     }
 
     /// What an executor runs with, made on the executor from `self`, the driver's configuration, and
@@ -188,6 +170,12 @@ impl Config {
             origin: self.origin_at(spec).clone(),
         }
     }
+}
+
+/// The spill threshold among the values that [`Config::affecting_results`] gave. None where it isn't among them, or is none that this release accepts.
+pub fn logged_spill_threshold(recorded: &BTreeMap<String, String>) -> Option<ByteSize> {
+    let text = recorded.get(keys::MEMORY_SPILL_THRESHOLD.name())?;
+    ByteSize::parse(text)
 }
 
 /// Shows what was set; keys at their defaults are left out.

@@ -22,7 +22,8 @@ An unknown key or a bad value is refused at the start, with the place it came fr
 Durations are an integer and one of `ns`, `us`, `ms`, `s`, `m`, `h`, `d`. Sizes are an integer and one of `B`,
 `KiB`, `MiB`, `GiB`, `TiB`. An optional key set to nothing (`--conf time.zone=`) has no value.
 
-* *Affects results*: the value is recorded when a batch starts and used again if that batch has to run again.
+* *Affects results*: the value is recorded when a batch starts and used again if that batch has to run again. What to do with bad or lost input is
+  no such key: the value at the start that runs the batch again counts, so that a change of it is a way out.
 * *Per process*: an executor's own value wins over the driver's. All other keys are set at the driver.
 * *Secret*: never shown, logged, stored or sent; set it on every process.
 ";

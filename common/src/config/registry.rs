@@ -8,7 +8,7 @@ use super::address::{Address, Advertised};
 use super::declare::{Flags, Key, Spec, accepts, checked, declare_keys};
 use super::value::{ByteSize, Secret, Setting, ZoneName};
 use super::words::{
-    Compression, LogFormat, OnDataLoss, OnLostBlock, OnMalformed, OnNondeterminism, ShowProgress,
+    Compression, LogFormat, OnDataLoss, OnMalformed, OnNondeterminism, ShowProgress,
 };
 
 /// Keys that the reference shows together.
@@ -38,7 +38,7 @@ declare_keys! {
         "parallelism" PARALLELISM: Option<u32> = None, [1, 4_096];
         /// How long a stop waits for queued batches to finish and commit; after that the process exits with code 4.
         "stop.timeout" STOP_TIMEOUT: Duration = Duration::from_secs(10), [Duration::ZERO, DAY];
-        /// Bytes of encoded rows that one output of a batch may bring to the driver (collect, callbacks); more fails the batch.
+        /// Bytes of encoded rows, decompressed, that one output of a batch may bring to the driver (collect, callbacks); more fails the batch.
         "collect.max_bytes" COLLECT_MAX_BYTES: ByteSize = ByteSize::mib(64), [ByteSize::kib(1), ByteSize::gib(64)];
         /// The time zone of times that outputs print, and in which Structured Streaming reads and casts times that name none. Without a value, the driver's own.
         "time.zone" TIME_ZONE: Option<ZoneName> = None;
@@ -104,7 +104,7 @@ declare_keys! {
         "executor.timeout" EXECUTOR_TIMEOUT: Duration = Duration::from_secs(10), [Duration::from_millis(20), DAY];
         /// How long an executor whose connection ended may take to come back before it counts as lost.
         "executor.reconnect_timeout" EXECUTOR_RECONNECT_TIMEOUT: Duration = SECOND, [Duration::ZERO, HOUR];
-        /// How often the driver says that a batch waits because there is no executor.
+        /// How often the driver says again that a batch waits because there is no executor.
         "executor.wait_log_interval" EXECUTOR_WAIT_LOG_INTERVAL: Duration = Duration::from_secs(10), [Duration::from_millis(100), HOUR];
         /// Largest message between driver and executors, in either direction.
         "rpc.max_message" RPC_MAX_MESSAGE: ByteSize = ByteSize::mib(64), [ByteSize::mib(1), ByteSize::gib(2)];
@@ -128,7 +128,7 @@ declare_keys! {
     }
 
     section "Memory and shuffle" {
-        /// Memory of one executor for the tables of tasks, for blocks, for read-ahead and for the state of structured queries. What does
+        /// Memory of one executor for the tables of tasks, for blocks, also those being fetched, and for the state of structured queries. What does
         /// not fit is spilled or waits; a task whose tables alone want more fails. State stays, and leaves that much less for the rest.
         "memory.budget" MEMORY_BUDGET: ByteSize = ByteSize::mib(512), [ByteSize::mib(16), ByteSize::gib(4_096)], process;
         /// The share of `memory.budget` that blocks may fill before the oldest are moved to disk.
@@ -151,9 +151,9 @@ declare_keys! {
 
     section "Input" {
         /// What to do with a record that cannot be decoded. Each one is counted, and samples are logged. With `drop` a Kafka record whose value is not UTF-8 is left out also where the job reads bytes.
-        "input.on_malformed" INPUT_ON_MALFORMED: OnMalformed = OnMalformed::Fail, affects_results;
+        "input.on_malformed" INPUT_ON_MALFORMED: OnMalformed = OnMalformed::Fail;
         /// Largest record (a line, a Kafka message). A larger one is malformed.
-        "input.max_record_bytes" INPUT_MAX_RECORD_BYTES: ByteSize = ByteSize::mib(8), [ByteSize::from_bytes(1), ByteSize::gib(1)], affects_results;
+        "input.max_record_bytes" INPUT_MAX_RECORD_BYTES: ByteSize = ByteSize::mib(8), [ByteSize::from_bytes(1), ByteSize::gib(1)];
         /// Whether the input rate follows what the application keeps up with.
         "backpressure.enabled" BACKPRESSURE_ENABLED: bool = false;
         /// Records per second and source until the first batch has shown a rate. Without a value, unlimited.
@@ -174,9 +174,7 @@ declare_keys! {
         /// Bytes of records that an executor holds ready for each partition; at the bound the partition is paused.
         "kafka.read_ahead" KAFKA_READ_AHEAD: ByteSize = ByteSize::mib(16), [ByteSize::kib(64), ByteSize::gib(16)];
         /// What to do when a topic has dropped records that a batch needs.
-        "kafka.on_data_loss" KAFKA_ON_DATA_LOSS: OnDataLoss = OnDataLoss::Fail, affects_results;
-        /// How long one poll of the consumer may wait.
-        "kafka.poll_timeout" KAFKA_POLL_TIMEOUT: Duration = Duration::from_millis(100), [MILLISECOND, MINUTE];
+        "kafka.on_data_loss" KAFKA_ON_DATA_LOSS: OnDataLoss = OnDataLoss::Fail;
         /// How long the brokers may take to tell partitions and newest offsets, at the start and for each batch.
         "kafka.plan_timeout" KAFKA_PLAN_TIMEOUT: Duration = Duration::from_secs(10), [Duration::from_millis(100), HOUR];
         /// How long a task waits for the next record of its range before it fails.
@@ -193,7 +191,7 @@ declare_keys! {
         /// Files that a batch takes at most, oldest first. Without a value, all there are.
         "files.max_files_per_batch" FILES_MAX_FILES_PER_BATCH: Option<u32> = None, [1];
         /// What to do when a file is gone, or has another length, once its batch reads it.
-        "files.on_changed" FILES_ON_CHANGED: OnDataLoss = OnDataLoss::Fail, affects_results;
+        "files.on_changed" FILES_ON_CHANGED: OnDataLoss = OnDataLoss::Fail;
     }
 
     section "Receivers" {
@@ -207,8 +205,6 @@ declare_keys! {
         "receiver.max_batch_bytes" RECEIVER_MAX_BATCH_BYTES: ByteSize = ByteSize::mib(8), [ByteSize::kib(1), ByteSize::mib(32)];
         /// How long a receiver waits before it starts again after an error or the end of its connection.
         "receiver.restart_delay" RECEIVER_RESTART_DELAY: Duration = Duration::from_secs(2), [Duration::ZERO, HOUR];
-        /// What to do when no executor has a received block any more.
-        "receiver.on_lost_block" RECEIVER_ON_LOST_BLOCK: OnLostBlock = OnLostBlock::Warn, affects_results;
         /// How long the socket receiver's attempt to connect may take.
         "socket.connect_timeout" SOCKET_CONNECT_TIMEOUT: Duration = Duration::from_secs(10), [Duration::from_millis(10), HOUR];
     }
@@ -218,7 +214,7 @@ declare_keys! {
         /// committed batch may lack rows.
         "file_sink.fsync" FILE_SINK_FSYNC: bool = true;
         /// Whether an empty file `_SUCCESS` is put into each complete output folder.
-        "file_sink.success_file" FILE_SINK_SUCCESS_FILE: bool = true, affects_results;
+        "file_sink.success_file" FILE_SINK_SUCCESS_FILE: bool = true;
         /// How long the broker keeps a transaction open that its writer left.
         "kafka_sink.transaction_timeout" KAFKA_SINK_TRANSACTION_TIMEOUT: Duration = MINUTE, [SECOND, Duration::from_secs(900)];
         /// A batch whose rows are written in part by an older build of the program: the rows that are missing are written by this build. Rows of

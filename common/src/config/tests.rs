@@ -354,30 +354,23 @@ fn an_executor_keeps_its_own_process_settings() {
 }
 
 #[test]
-fn a_batch_runs_again_with_what_was_recorded() {
+fn what_shapes_results_is_recorded_and_read_back() {
     let before = Config::builder()
+        .conf("memory.spill_threshold", "3MiB")
         .conf("input.on_malformed", "drop")
-        .conf("task.max_failures", 9)
         .build()
         .expect("accepted");
-    let recorded = before.affecting_results();
-    assert_eq!(recorded["input.on_malformed"], "drop");
-    assert!(!recorded.contains_key("task.max_failures"));
-
-    let after = Config::builder()
-        .conf("input.on_malformed", "fail")
-        .build()
-        .expect("accepted");
-    let again = after.with_recorded(&recorded).expect("accepted");
-    assert_eq!(again.get(keys::INPUT_ON_MALFORMED), OnMalformed::Drop);
-    assert_eq!(again.origin(keys::INPUT_ON_MALFORMED), &Origin::Recorded);
-    assert_eq!(again.get(keys::TASK_MAX_FAILURES), 4);
-
-    let foreign = BTreeMap::from([("task.max_failures".to_owned(), "1".to_owned())]);
-    assert!(matches!(
-        after.with_recorded(&foreign),
-        Err(Error::NotRecordable { .. })
-    ));
+    let mut recorded = before.affecting_results();
+    assert_eq!(logged_spill_threshold(&recorded), Some(ByteSize::mib(3)));
+    let names: Vec<&String> = recorded.keys().collect();
+    assert_eq!(
+        names,
+        ["memory.spill_threshold"],
+        "the new value of a policy counts"
+    );
+    recorded.insert("memory.spill_threshold".to_owned(), "much".to_owned());
+    assert_eq!(logged_spill_threshold(&recorded), None);
+    assert_eq!(logged_spill_threshold(&BTreeMap::new()), None);
 }
 
 #[test]

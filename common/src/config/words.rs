@@ -69,14 +69,6 @@ words! {
         Warn = "warn",
     }
 
-    /// What to do when no executor has a received block any more.
-    OnLostBlock {
-        /// Fail the batch.
-        Fail = "fail",
-        /// Count and report the block, and go on without it.
-        Warn = "warn",
-    }
-
     /// What to do when a task that runs again gives other rows than before.
     OnNondeterminism {
         /// Stop the query.

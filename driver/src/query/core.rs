@@ -283,21 +283,25 @@ impl QueryCore {
             self.input.stop();
             return;
         }
-        let unfinished = match (&self.current, self.phase.recovered()) {
-            (Some(batch), _) if batch.step != Step::Logging => Some(batch.id()),
-            (None, Some(recovered)) => recovered.uncommitted.as_ref().map(|entry| entry.batch),
-            _ => None,
+        self.end(Ok(self.left_undone()));
+    }
+
+    /// What a stop at once leaves to the next start.
+    fn left_undone(&self) -> Stopped {
+        let mut left = Stopped {
+            dropped: self.input.queued(),
+            ..Stopped::default()
         };
-        let unlogged = usize::from(
-            self.current
-                .as_ref()
-                .is_some_and(|batch| batch.step == Step::Logging),
-        );
-        let dropped = self.input.queued() + unlogged;
-        self.end(Ok(Stopped {
-            unfinished,
-            dropped,
-        }));
+        if let Some(batch) = &self.current {
+            match batch.step {
+                Step::Logging => left.dropped += 1,
+                Step::Running | Step::Committing => left.unfinished = Some(batch.id()),
+                Step::Publishing => left.unpublished = Some(batch.id()),
+            }
+        } else if let Some(recovered) = self.phase.recovered() {
+            left.unfinished = recovered.uncommitted.as_ref().map(|entry| entry.batch);
+        }
+        left
     }
 
     fn end(&mut self, result: Result<Stopped, QueryError>) {

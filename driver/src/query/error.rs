@@ -166,9 +166,17 @@ impl From<StoreFailure> for QueryError {
 /// How a query that was stopped ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stopped {
-    /// The batch that was logged and isn't committed and published; it is finished at the next start. A process that was to stop gracefully exits with
-    /// code 4 then.
+    /// The batch that was logged and isn't committed; it runs again at the next start.
     pub unfinished: Option<BatchId>,
-    /// Planned batches that were not started; their input is planned anew at the next start.
+    /// The batch that is committed and whose output may not be seen yet; it is published at the next start.
+    pub unpublished: Option<BatchId>,
+    /// Planned batches that were not started, or whose entry was still being put; their input is planned anew at the next start.
     pub dropped: usize,
+}
+
+impl Stopped {
+    /// Whether nothing was left undone. If not, a process exits with code 4.
+    pub fn is_clean(&self) -> bool {
+        *self == Self::default()
+    }
 }

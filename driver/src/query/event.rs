@@ -415,6 +415,8 @@ pub enum Action {
         watermarks: Watermarks,
         /// It may have run before.
         rerun: bool,
+        /// Of a re-run: where tables spilled when the batch was logged, bytes.
+        spill_threshold: Option<u64>,
     },
     /// Hand an output what its tasks left.
     Complete {
@@ -562,7 +564,7 @@ pub enum Note {
         /// The wall clock.
         wall_millis: i64,
     },
-    /// Tasks wait and there is no executor. Said once a waiting.
+    /// Tasks wait and there is no executor. Said again now and then.
     NoExecutor {
         /// The batch.
         batch: BatchId,

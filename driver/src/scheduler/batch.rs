@@ -32,17 +32,8 @@ pub(super) struct Batch {
     /// Tasks that wait for a slot.
     pub queued: u32,
     pub retries: u64,
-    pub missing: Missing,
-}
-
-/// Whether tasks wait for an executor that isn't there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Missing {
-    No,
-    /// They do since then.
-    Since(Tick),
-    /// It was said.
-    Told,
+    /// When it is to be said that no executor may have the tasks that wait; none while one may.
+    pub tell_at: Option<Tick>,
 }
 
 /// Where a branch's partitions lie within its stage.
@@ -332,7 +323,7 @@ impl Batch {
             output_rounds: 0,
             queued: 0,
             retries: 0,
-            missing: Missing::No,
+            tell_at: None,
         })
     }
 

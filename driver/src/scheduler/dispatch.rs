@@ -11,7 +11,7 @@ use millstream_dataflow::plan::Branch;
 
 use super::{
     Launching, Scheduler,
-    batch::{Attempt, Batch, Missing, State},
+    batch::{Attempt, Batch, State},
     executors::{ExecutorIndex, NOWHERE, Occupant, Pool},
     message::{Action, Note},
 };
@@ -245,6 +245,7 @@ impl Scheduler {
                     output,
                     rerun: batch.run.rerun,
                     watermarks: batch.run.watermarks,
+                    spill_threshold: batch.run.spill_threshold,
                     tasks: launching.tasks,
                 },
             });
@@ -258,40 +259,25 @@ impl Scheduler {
         }
     }
 
-    /// Tasks wait and no executor may have them: says so once, when it stays so.
+    /// Tasks wait and no executor may have them: says so when it stays so, then now and then.
     pub(super) fn tell_of_missing_executors(&mut self, now: Tick) {
-        self.next_telling = None;
-        if self.pool.staying() > 0 {
-            return;
-        }
+        let interval = self.options.wait_log_interval;
         for number in &self.rotation {
             let Some(batch) = self.queries.batch_mut(*number) else {
                 continue;
             };
-            let is_stuck = batch.queued > 0
-                && !self
-                    .pool
-                    .iter()
-                    .any(|(index, _)| self.pool.admits(index, batch.sequence));
-            if !is_stuck {
+            if !is_stuck(&self.pool, batch) {
+                batch.tell_at = None;
                 continue;
             }
-            let since = match batch.missing {
-                Missing::No => now,
-                Missing::Since(since) => since,
-                Missing::Told => continue,
-            };
-            let due = since.after(BEFORE_TELLING);
-            if due > now {
-                batch.missing = Missing::Since(since);
-                self.next_telling = Some(self.next_telling.map_or(due, |next| next.min(due)));
-                continue;
+            let due = *batch.tell_at.get_or_insert(now.after(BEFORE_TELLING));
+            if now >= due {
+                batch.tell_at = Some(now.after(interval));
+                self.actions.push(Action::NoExecutor {
+                    query: batch.run.query,
+                    batch: batch.run.batch,
+                });
             }
-            batch.missing = Missing::Told;
-            self.actions.push(Action::NoExecutor {
-                query: batch.run.query,
-                batch: batch.run.batch,
-            });
         }
     }
 
@@ -336,11 +322,11 @@ impl Scheduler {
             }
         };
         sooner(self.next_speculation);
-        sooner(self.next_telling);
         for query in self.queries.iter_mut() {
             let Some(batch) = &mut query.batch else {
                 continue;
             };
+            sooner(batch.tell_at);
             for stage in batch
                 .stages
                 .iter_mut()
@@ -359,6 +345,15 @@ impl Scheduler {
             self.actions.push(Action::WakeAt(next));
         }
     }
+}
+
+/// Whether tasks wait that no executor may have.
+fn is_stuck(pool: &Pool, batch: &Batch) -> bool {
+    pool.staying() == 0
+        && batch.queued > 0
+        && !pool
+            .iter()
+            .any(|(index, _)| pool.admits(index, batch.sequence))
 }
 
 fn task_spec(

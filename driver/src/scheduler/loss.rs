@@ -212,16 +212,22 @@ impl Scheduler {
         if !is_due || batch.stages[stage].output != Some(current) {
             return;
         }
+        let mut holder = NOWHERE;
         let of_task = &mut batch.stages[stage].tasks[task.partition as usize];
         if let Some(winner) = &mut of_task.winner
             && winner.attempt == task.attempt
         {
             winner.available = false;
-            of_task.avoid = winner.executor;
+            holder = winner.executor;
+            of_task.avoid = holder;
         }
         batch.announced = false;
         batch.output_rounds += 1;
         let rounds = batch.output_rounds;
+        if rounds > 1 && holder != NOWHERE {
+            // It is likely gone without anyone knowing yet. One block a round would use the rounds up.
+            batch.lose_blocks_of(holder);
+        }
         if rounds >= max_attempts {
             let message = format!(
                 "output {output} could not read the rows that {task} kept, {max_attempts} times in a row; look at the executors' block addresses"

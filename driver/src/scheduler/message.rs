@@ -50,6 +50,8 @@ pub struct BatchRun {
     pub watermarks: Watermarks,
     /// A re-run after a restart: sinks look for markers first.
     pub rerun: bool,
+    /// Of a re-run: where tables spilled when the batch was logged, bytes.
+    pub spill_threshold: Option<u64>,
 }
 
 /// What happened.
@@ -203,7 +205,7 @@ pub enum Action {
     },
     /// Send [`Event::Timer`] at this time; replaces an earlier wish.
     WakeAt(Tick),
-    /// Tasks have waited for a second and no executor can take them; said once a waiting.
+    /// Tasks have waited for a second and no executor can take them; said again after each `wait_log_interval`.
     NoExecutor {
         /// The query.
         query: QueryId,

@@ -66,8 +66,6 @@ pub struct Scheduler {
     rotation: VecDeque<usize>,
     pauses: BinaryHeap<Reverse<Pause>>,
     next_speculation: Option<Tick>,
-    /// When it is said next that no executor is there.
-    next_telling: Option<Tick>,
     /// The wish last said.
     armed: Option<Tick>,
     /// Batches so far.
@@ -115,7 +113,6 @@ impl Scheduler {
             rotation: VecDeque::new(),
             pauses: BinaryHeap::new(),
             next_speculation: None,
-            next_telling: None,
             armed: None,
             sequence: 0,
             launching: Vec::new(),

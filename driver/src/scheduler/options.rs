@@ -21,6 +21,8 @@ pub struct SchedulerOptions {
     pub superseded_wait: Duration,
     /// How often that may happen to one task. Default 10.
     pub superseded_limit: u32,
+    /// How often it is said that tasks wait because there is no executor. Default 10 s.
+    pub wait_log_interval: Duration,
     /// What to do when a task that ran again wrote other rows than before. Default: fail.
     pub nondeterminism: Nondeterminism,
     /// Run slow tasks twice. Default: no.
@@ -60,6 +62,7 @@ impl Default for SchedulerOptions {
             backoff_most: Duration::from_secs(5),
             superseded_wait: Duration::from_secs(1),
             superseded_limit: 10,
+            wait_log_interval: Duration::from_secs(10),
             nondeterminism: Nondeterminism::Fail,
             speculation: None,
         }

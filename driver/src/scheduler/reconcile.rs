@@ -10,7 +10,6 @@ use millstream_common::{
 
 use super::{
     Scheduler,
-    batch::Missing,
     executors::ExecutorIndex,
     message::{Action, ExecutorInfo},
 };
@@ -35,9 +34,6 @@ impl Scheduler {
                 let index = self.pool.add(info);
                 for query in self.queries.iter_mut() {
                     query.homes.share(&mut self.pool);
-                    if let Some(batch) = &mut query.batch {
-                        batch.missing = Missing::No;
-                    }
                 }
                 index
             }

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::runtime::Handle;
 
 use crate::{
-    batch::ComputedBatch,
+    batch::{ComputedBatch, Missed},
     error::{Outcome, user_failure},
     graph::{Node, Shape},
     outputs::Output,
@@ -22,8 +22,8 @@ use crate::{
 
 impl<T: Data> DStream<T> {
     /// Calls `f` on the driver with every batch, also with one without rows, and its time. It runs on a thread of its own; the batch is committed
-    /// after it has returned. After a restart in the middle of a batch it is called for that batch again. An error that it returns, or a panic, ends
-    /// the query.
+    /// after it has returned. It is called for a batch again after a restart in the middle of it, and when an executor died while it read the rows. An error that
+    /// it returns, or a panic, ends the query, unless it couldn't read the rows for that reason.
     pub fn for_each_batch<F, R>(&self, f: F) -> Output
     where
         F: Fn(&ComputedBatch<T>, BatchTime) -> R + Send + Sync + 'static,
@@ -75,10 +75,22 @@ impl<T: Data> OutputDriver for CallbackDriver<T> {
         results: &[PartitionResult],
         blocks: Arc<dyn BlockReader>,
     ) -> Result<(), Failure> {
-        let computed =
-            ComputedBatch::new(batch, results, blocks, Handle::current(), self.max_bytes);
+        let missed = Missed::default();
+        let computed = ComputedBatch::new(
+            batch,
+            results,
+            blocks,
+            Handle::current(),
+            self.max_bytes,
+            missed.clone(),
+        );
         let f = self.f.clone();
         let called = tokio::task::spawn_blocking(move || f(&computed, batch.batch_time)).await;
+        let is_done = matches!(called, Ok(Ok(())));
+        if !is_done && let Some(failure) = missed.take() {
+            // It failed for want of rows that can be made again.
+            return Err(failure);
+        }
         match called {
             Ok(Ok(())) => Ok(()),
             Ok(Err(reason)) => Err(user_failure(reason).in_operator(&self.id)),

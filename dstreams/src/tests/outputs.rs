@@ -3,18 +3,23 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use millstream_common::{
     failure::{Failure, FailureKind},
-    ids::BatchId,
-    protocol::SinkCommit,
+    ids::{BatchId, BlockId, Epoch, ExecutorId, QueryId, StageId, TaskId},
+    protocol::{BlockLocation, BlockMeta, SinkCommit},
     time::BatchTime,
 };
 use millstream_connectors::sink::{Sink, SinkBatch, SinkDriver, SinkStart, SinkWriter, WriteId};
 use millstream_dataflow::program::TaskContext;
+use millstream_driver::output::{BatchInfo, BlockReader, PartitionResult};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use crate::testing::{Runner, context, given};
+use crate::{
+    CompileOptions,
+    testing::{Runner, context, given},
+};
 
 const RULE: &str = "-------------------------------------------";
 
@@ -119,6 +124,106 @@ fn a_callback_that_fails_ends_the_batch_and_is_named() {
     let panicked = runner.run(1, &[1]).unwrap_err();
     assert_eq!(panicked.operator.as_deref(), Some("save"));
     assert!(panicked.message.contains("panicked"), "{panicked}");
+}
+
+/// Blocks whose executor is gone.
+struct Gone(TaskId);
+
+#[async_trait]
+impl BlockReader for Gone {
+    async fn read(&self, partition: u32, _max_bytes: u64) -> Result<Vec<Bytes>, Failure> {
+        let block = BlockId {
+            task: self.0,
+            exchange: 0,
+            partition,
+        };
+        let executor = ExecutorId(uuid::Uuid::nil());
+        let kind = FailureKind::FetchFailed { block, executor };
+        Err(Failure::new(kind, "connection refused"))
+    }
+}
+
+#[test]
+fn a_callback_that_could_not_read_rows_leaves_them_to_be_made_again() {
+    let ssc = context(1);
+    let numbers = given(&ssc, vec![vec![vec![1i64]]]);
+    numbers.for_each_batch(|batch, _| {
+        let first = batch.first().map_err(|failure| failure.message)?;
+        assert_eq!(first, Some(1));
+        Ok::<(), String>(())
+    });
+    numbers.for_each_batch(|batch, _| {
+        batch.collect().expect("rows");
+    });
+    numbers.for_each_batch(|batch, _| {
+        // Its own affair.
+        let _ = batch.collect();
+    });
+    numbers.for_each_batch(|_, _| Err("the database is away"));
+    let runner = Runner::new(&ssc).unwrap();
+    let info = BatchInfo {
+        query: QueryId::random(),
+        epoch: Epoch(1),
+        batch: BatchId(4),
+        batch_time: BatchTime(4_000),
+    };
+    let task = TaskId {
+        query: info.query,
+        epoch: info.epoch,
+        batch: info.batch,
+        stage: StageId(0),
+        partition: 0,
+        attempt: 0,
+    };
+    let meta = BlockMeta {
+        rows: 1,
+        ..BlockMeta::default()
+    };
+    let kept = BlockLocation {
+        task,
+        exchange: 0,
+        partition: 0,
+        executor: ExecutorId(uuid::Uuid::nil()),
+        address: "gone".to_owned(),
+        meta,
+    };
+    let results = [PartitionResult {
+        partition: 0,
+        result: None,
+        kept: Some(kept),
+        sink: None,
+    }];
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let complete = |output: usize| {
+        let blocks = Arc::new(Gone(task));
+        let driver = &runner.job.outputs[output];
+        runtime.block_on(driver.complete(info, &results, blocks))
+    };
+    for output in [0, 1] {
+        let failure = complete(output).unwrap_err();
+        let missed =
+            matches!(failure.kind, FailureKind::FetchFailed { block, .. } if block.task == task);
+        assert!(missed, "{failure}");
+    }
+    assert_eq!(complete(2), Ok(()));
+    assert_eq!(complete(3).unwrap_err().kind, FailureKind::UserCode);
+}
+
+#[test]
+fn the_limit_of_a_callback_is_on_rows_as_they_are_decompressed() {
+    let ssc = context(1);
+    let same = vec![String::from_utf8(vec![b'a'; 1_000]).unwrap(); 200];
+    let lines = given(&ssc, vec![vec![same]]);
+    lines.for_each_batch(|batch, _| batch.collect().map(drop));
+    let options = CompileOptions {
+        collect_max_bytes: 100_000,
+        ..CompileOptions::default()
+    };
+    let mut runner = Runner::with_options(&ssc, u64::MAX, options).unwrap();
+    let failure = runner.run(0, &[1]).expect_err("200,000 bytes");
+    assert!(failure.message.contains("collect.max_bytes"), "{failure}");
 }
 
 #[test]

@@ -217,6 +217,10 @@ impl SessionState<'_> {
         let program = queries
             .program(launch.query, launch.stage)
             .or_else(|| own.program(launch.stage));
+        let services = match launch.spill_threshold {
+            Some(bytes) => Arc::new(self.registration.services.spilling_at(bytes)),
+            None => Arc::clone(&self.registration.services),
+        };
         let mut specs: Vec<_> = launch.tasks.into_iter().map(Some).collect();
         for (index, task, cancel) in launched.start {
             let spec = specs.get_mut(index).and_then(Option::take);
@@ -245,7 +249,7 @@ impl SessionState<'_> {
                 input_deadline: self.registration.tuning.input_deadline,
                 result_limit: self.registration.tuning.max_message / 4 * 3,
                 program: Arc::clone(program),
-                services: Arc::clone(&self.registration.services),
+                services: Arc::clone(&services),
                 done: Arc::new(move |report| node.finish(report)),
             });
         }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use millstream_common::{
-    config::{Address, Config},
+    config::{Address, Config, keys},
     failure::{Failure, FailureKind},
     ids::{BatchId, Epoch, ExecutorId, StageId, TaskId},
     protocol::{
@@ -64,7 +64,7 @@ impl Programs for Lacking {
     }
 }
 
-/// Partition 0 writes a block, partition 1 runs until cancelled, others give a result.
+/// Partition 0 writes a block, partition 1 runs until cancelled, partition 7 says where it would spill, others give a result.
 fn programs() -> ProgramsFactory {
     let program = Function(
         |context: &mut millstream_dataflow::program::TaskContext<'_>| match context.id.partition {
@@ -81,6 +81,10 @@ fn programs() -> ProgramsFactory {
                 context.cancel.check()?;
                 std::thread::yield_now();
             },
+            7 => Ok(TaskOutput {
+                result: Some(context.services.spill_threshold().to_string().into()),
+                ..TaskOutput::default()
+            }),
             _ => Ok(TaskOutput {
                 result: Some(Bytes::from_static(b"result")),
                 ..TaskOutput::default()
@@ -147,6 +151,7 @@ fn launch(epoch: u64, batch: u64, partitions: &[u32]) -> StageLaunch {
         output: None,
         rerun: false,
         watermarks: Watermarks::default(),
+        spill_threshold: None,
         tasks: partitions
             .iter()
             .map(|partition| TaskSpec {
@@ -203,6 +208,27 @@ async fn registers_runs_tasks_and_ends_when_told() {
             reason: "done".into()
         }
     );
+}
+
+#[tokio::test]
+async fn a_launch_may_have_a_spill_threshold_of_its_own() {
+    let mut stage = play().await;
+    let executor = start(&stage.address, "right");
+    stage.next_registration().await;
+    let mut line = stage.next_line().await;
+    line.reconcile(1, vec![]).await;
+    let configured = Config::default().get(keys::MEMORY_SPILL_THRESHOLD).bytes();
+    for (batch, own) in [(0, None), (1, Some(12_345)), (2, None)] {
+        let mut launch = launch(1, batch, &[7]);
+        launch.spill_threshold = own;
+        line.say(ToExecutor::Launch(launch)).await;
+        let result = line.hear_report().await.outcome.expect("success").result;
+        let wanted = own.unwrap_or(configured).to_string();
+        assert_eq!(result, Some(Bytes::from(wanted)));
+    }
+    let reason = "done".to_owned();
+    line.say(ToExecutor::Shutdown { reason }).await;
+    executor.end().await.expect("a clean end");
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! The application of the fault tests: small jobs over Kafka or text files, chosen by `--job`. Built with failpoints.
 
 use std::{
-    path::PathBuf,
+    fs, io,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -59,6 +60,8 @@ enum JobName {
     Compute,
     /// Fails the first two tasks on an executor whose process id is odd.
     FailOnOdd,
+    /// Counts words, and saves them in a function on the driver.
+    Callback,
 }
 
 fn job(ssc: &StreamingContext, args: Args) -> Result<()> {
@@ -73,7 +76,7 @@ fn job(ssc: &StreamingContext, args: Args) -> Result<()> {
         _ => return Err(Error::usage("give --brokers and --topic, or --dir")),
     };
     let rows: DStream<(Text, u64)> = match args.job {
-        JobName::Wordcount | JobName::TwoOutputs => count(&lines),
+        JobName::Wordcount | JobName::TwoOutputs | JobName::Callback => count(&lines),
         JobName::Copy => lines.map(|line| (line, 1)),
         JobName::Group => lines
             .map(|line| {
@@ -131,7 +134,17 @@ fn compute(seconds: u64) {
 }
 
 fn outputs(rows: &DStream<(Text, u64)>, args: &Args) -> Result<()> {
-    if let Some(output) = &args.output {
+    if let (JobName::Callback, Some(output)) = (args.job, args.output.clone()) {
+        rows.for_each_batch(move |batch, time| -> Result<()> {
+            if batch.is_empty() {
+                return Ok(());
+            }
+            millstream::common::failpoint!("job.callback.before_read");
+            let folder = format!("{}-{}", output.display(), time.0);
+            save(Path::new(&folder), &batch.collect()?)?;
+            Ok(())
+        });
+    } else if let Some(output) = &args.output {
         rows.save_as_text_files(output)?;
         if args.job == JobName::TwoOutputs
             && let Some(second) = &args.second
@@ -150,6 +163,17 @@ fn outputs(rows: &DStream<(Text, u64)>, args: &Args) -> Result<()> {
         rows.pprint();
     }
     Ok(())
+}
+
+/// The rows as text files have them, whole or not at all.
+fn save(folder: &Path, rows: &[(Text, u64)]) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    let mut text = String::new();
+    for (word, count) in rows {
+        text.push_str(&format!("({word},{count})\n"));
+    }
+    fs::write(folder.join("part-00000"), text)?;
+    fs::write(folder.join("_SUCCESS"), "")
 }
 
 /// Other bytes for another salt, which read as the same count.

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
+use millstream_common::config::Spec;
+use walkdir::{DirEntry, WalkDir};
 
 /// What each crate of the product may depend on directly, of the workspace's own.
 const ALLOWED: [(&str, &[&str]); 9] = [
@@ -291,4 +293,47 @@ fn targets_without_test_binaries_have_no_tests() {
         }
     }
     assert!(spared > 10, "{spared}");
+}
+
+/// The code of the product, without that of its tests.
+fn product_code() -> String {
+    let mut code = String::new();
+    for (package, _) in ALLOWED {
+        let folder = match package.strip_prefix("millstream-") {
+            Some(name) => root().join(name),
+            None => root().join(package),
+        };
+        let entries = WalkDir::new(folder.join("src")).into_iter();
+        let is_kept = |entry: &DirEntry| {
+            let name = entry.file_name().to_string_lossy();
+            !["tests", "tests.rs", "testing.rs"].contains(&&*name)
+                && !entry.path().ends_with("config/registry.rs")
+        };
+        for entry in entries.filter_entry(is_kept).map(Result::unwrap) {
+            if entry.file_type().is_file() {
+                let text = fs::read_to_string(entry.path()).unwrap_or_default();
+                let end = text.find("\nmod tests {").unwrap_or(text.len());
+                code.push_str(&text[..end]);
+            }
+        }
+    }
+    code
+}
+
+#[test]
+fn every_configuration_key_does_something() {
+    let code = product_code();
+    let unused: Vec<&str> = Spec::all()
+        .iter()
+        .map(Spec::name)
+        .filter(|name| {
+            let constant = format!("keys::{}", name.replace('.', "_").to_ascii_uppercase());
+            let mut uses = code.match_indices(&constant);
+            !uses.any(|(at, _)| {
+                let next = code[at + constant.len()..].chars().next();
+                !next.is_some_and(|next| next.is_ascii_alphanumeric() || next == '_')
+            })
+        })
+        .collect();
+    assert_eq!(unused, [""; 0], "documented, and read by nothing");
 }

@@ -31,6 +31,7 @@ impl From<StageLaunch> for pb::StageLaunch {
             writers: writers.list,
             late_watermark_millis: launch.watermarks.late,
             evict_watermark_millis: launch.watermarks.evict,
+            spill_threshold: launch.spill_threshold,
         }
     }
 }
@@ -127,6 +128,7 @@ impl TryFrom<pb::StageLaunch> for StageLaunch {
                 late: launch.late_watermark_millis,
                 evict: launch.evict_watermark_millis,
             },
+            spill_threshold: launch.spill_threshold,
             tasks,
         })
     }

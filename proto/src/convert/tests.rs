@@ -189,6 +189,7 @@ prop_compose! {
     fn launch()(
         query in query(), epoch in any::<u64>(), batch in any::<u64>(), time in any::<i64>(), stage in any::<u32>(),
         output in option::of(any::<u32>()), rerun in any::<bool>(), late in option::of(any::<i64>()), evict in option::of(any::<i64>()),
+        spill_threshold in option::of(any::<u64>()),
         tasks in vec((any::<[u32; 3]>(), input(), vec(state_file(), 0..3)), 0..4),
     ) -> StageLaunch {
         StageLaunch {
@@ -200,6 +201,7 @@ prop_compose! {
             output: output.map(OutputIndex),
             rerun,
             watermarks: Watermarks { late, evict },
+            spill_threshold,
             tasks: tasks
                 .into_iter()
                 .map(|([partition, attempt, branch], input, state)| TaskSpec { partition, attempt, branch, input, state })
@@ -400,6 +402,7 @@ fn a_launch_says_each_writer_once() {
         output: None,
         rerun: false,
         watermarks: Watermarks::default(),
+        spill_threshold: None,
         tasks: (0..8)
             .map(|partition| TaskSpec {
                 partition,

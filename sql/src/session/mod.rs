@@ -297,7 +297,7 @@ impl Session {
         self.0.queries.lock().ending.is_some()
     }
 
-    /// Ends every query and the driver. Says whether all batches that were begun are committed.
+    /// Ends every query and the driver. Says whether all that was planned is committed and published.
     ///
     /// # Errors
     /// When the executor of this process failed.
@@ -388,7 +388,7 @@ impl Session {
 
     pub(crate) fn note_end(&self, ended: &Ended) {
         if let Ok(stopped) = ended
-            && stopped.unfinished.is_some()
+            && !stopped.is_clean()
         {
             self.0.unfinished.lock().get_or_insert(stopped.clone());
         }

@@ -129,7 +129,7 @@ pub(super) fn judge(
         (Some(_), Some(note)) if note.epoch > id.epoch => Err(Failure::new(
             FailureKind::Superseded,
             format!(
-                "sink partition {} of output {} was written by epoch {}, which is newer than this attempt's {}",
+                "sink partition {} of output {} was written by epoch {}, which is newer than this attempt's {}; if no other driver runs, the checkpoint was rolled back or copied: start with the newest checkpoint, or with a new one",
                 id.partition, id.output, note.epoch, id.epoch
             ),
         )),
@@ -258,10 +258,9 @@ mod tests {
             code(judge(Some(&marker(7, 1)), &id(5, 1), "g")),
             "sink.foreign_marker"
         );
-        assert_eq!(
-            code(judge(Some(&marker(7, 2)), &id(5, 1), "g")),
-            "sink.superseded"
-        );
+        let newer = judge(Some(&marker(7, 2)), &id(5, 1), "g").unwrap_err();
+        assert_eq!(newer.code, "sink.superseded");
+        assert!(newer.message.contains("rolled back"), "{newer}");
     }
 
     #[test]

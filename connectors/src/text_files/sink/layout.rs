@@ -13,7 +13,7 @@ use millstream_common::{
 };
 use thiserror::Error;
 
-use super::Settings;
+use super::{Settings, absolute};
 use crate::sink::WriteId;
 
 /// Readers pass over names that begin with a dot.
@@ -83,7 +83,8 @@ impl Layout {
         if settings.suffix.contains('/') {
             return Err(PrefixError::Suffix(settings.suffix.clone()));
         }
-        let absolute = std::path::absolute(path).map_err(|source| PrefixError::Relative {
+        let relative_to = settings.relative_to.as_deref();
+        let absolute = absolute(path, relative_to).map_err(|source| PrefixError::Relative {
             prefix: prefix.clone(),
             source,
         })?;
@@ -212,6 +213,20 @@ mod tests {
         let folder = Layout::new(&settings).unwrap().folder(BatchTime(5));
         assert_eq!(folder, Path::new("/out/counts-5.txt"));
         assert_eq!(part_name(7), "part-00007");
+    }
+
+    #[test]
+    fn a_relative_prefix_is_below_the_folder_that_it_is_relative_to() {
+        let mut settings = Settings::new("a", "out/counts");
+        settings.relative_to = Some("/of/the/driver".into());
+        for prefix in ["out/counts", "./out/counts", "file://out/counts"] {
+            settings.prefix = prefix.to_owned();
+            let layout = Layout::new(&settings).unwrap();
+            assert_eq!(layout.parent, Path::new("/of/the/driver/out"));
+            assert_eq!(settings.place(), "/of/the/driver/out/counts");
+        }
+        settings.prefix = "/out/counts".to_owned();
+        assert_eq!(Layout::new(&settings).unwrap().parent, Path::new("/out"));
     }
 
     #[test]

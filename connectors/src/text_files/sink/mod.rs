@@ -23,7 +23,11 @@ mod staging;
 mod tests;
 mod writer;
 
-use std::{io, path::Path, sync::Arc};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use millstream_common::{
     config::{Config, keys},
@@ -32,6 +36,7 @@ use millstream_common::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::absolute;
 use crate::sink::{Sink, SinkDriver};
 
 pub use self::{
@@ -48,6 +53,8 @@ pub struct Settings {
     pub output: String,
     /// Path and beginning of the folders' names: `out/counts` gives `out/counts-1700000000000`. Or `s3://bucket/counts`.
     pub prefix: String,
+    /// The folder that a relative prefix is below; without one, this process's working folder.
+    pub relative_to: Option<PathBuf>,
     /// What follows the batch time, after a dot; nothing when empty.
     pub suffix: String,
     /// Whether files and folders are forced to the disk before the batch commits, or counts as published.
@@ -88,6 +95,7 @@ impl Settings {
         Self {
             output: output.into(),
             prefix: prefix.into(),
+            relative_to: None,
             suffix: String::new(),
             fsync: true,
             success_file: true,
@@ -113,7 +121,7 @@ impl Settings {
     pub fn place(&self) -> String {
         let prefix = match s3::Url::parse(&self.prefix) {
             Ok(url) => url.to_string(),
-            Err(_) => std::path::absolute(&self.prefix)
+            Err(_) => absolute(&self.prefix, self.relative_to.as_deref())
                 .map_or_else(|_| self.prefix.clone(), |path| path.display().to_string()),
         };
         if self.suffix.is_empty() {

@@ -30,6 +30,9 @@ use super::{
 };
 use crate::sink::{SinkBatch, SinkDriver, SinkStart};
 
+/// The code of a file that is neither staged nor published.
+const LOST_FILE: &str = "sink.lost_file";
+
 /// Publishes staged text files.
 #[derive(Debug)]
 pub struct TextFilePublisher {
@@ -126,7 +129,8 @@ impl Inner {
         fs::create_dir_all(&folder).map_err(|error| refused("make", &folder, &error))?;
         for (done, (file, staged)) in files.iter().enumerate() {
             failpoint!("sink.files.publish", batch = batch.batch, done = done);
-            put_in_place(file, staged, &folder.join(&file.name))?;
+            put_in_place(file, staged, &folder.join(&file.name))
+                .map_err(|failure| with_way_out(failure, &published))?;
         }
         // The files must not be less lasting than the mark that says they are all there.
         staging.sync(&folder)?;
@@ -210,6 +214,17 @@ impl Inner {
     }
 }
 
+/// Files may be gone for good, taken away by who reads them before the mark was made. Without a way past them no batch would ever follow.
+fn with_way_out(mut failure: Failure, published: &Path) -> Failure {
+    if failure.code == LOST_FILE {
+        failure.message.push_str(&format!(
+            "; to go on without it, make the empty file {}",
+            published.display()
+        ));
+    }
+    failure
+}
+
 fn exists(path: &Path) -> Result<bool, Failure> {
     path.try_exists()
         .map_err(|error| refused("look for", path, &error))
@@ -267,7 +282,7 @@ fn verify_published(file: &StagedFile, target: &Path) -> Result<(), Failure> {
         target.display(),
         file.length
     );
-    Err(Failure::new(FailureKind::DataLoss, message).with_code("sink.lost_file"))
+    Err(Failure::new(FailureKind::DataLoss, message).with_code(LOST_FILE))
 }
 
 /// Whether a file has the length and checksum that were staged.

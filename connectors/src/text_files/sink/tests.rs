@@ -298,6 +298,22 @@ async fn a_file_that_vanished_before_it_was_published_is_named() {
 }
 
 #[tokio::test]
+async fn a_file_that_can_not_come_back_has_a_way_out_in_its_message() {
+    let output = Output::new();
+    let query = QueryId::random();
+    let winner = output.write(Attempt::first(query, 0, 0), "a\n").unwrap();
+    let staged: StagedFile = serde_json::from_value(winner.payload.clone()).unwrap();
+    fs::remove_file(output.out().join(staged.staged)).unwrap();
+    let winners = [winner];
+    let publish = async || output.publisher().publish(batch(query, 1), &winners).await;
+    let failure = publish().await.unwrap_err();
+    assert_eq!(failure.code, "sink.lost_file");
+    let (_, mark) = failure.message.split_once("make the empty file ").unwrap();
+    fs::write(mark, "").unwrap();
+    publish().await.unwrap();
+}
+
+#[tokio::test]
 async fn files_that_a_consumer_took_away_are_not_missed_after_a_restart() {
     let output = Output::new();
     let query = QueryId::random();

@@ -47,7 +47,7 @@ impl TextFileDriver {
     /// # Errors
     /// When the folder can't be read as a pattern.
     pub fn new(settings: Arc<Settings>, clock: Arc<dyn Clock>) -> Result<Self, PatternError> {
-        let folders = Folders::parse(&settings.directory)?;
+        let folders = Folders::parse(&settings.directory, settings.relative_to.as_deref())?;
         Ok(Self {
             settings,
             folders,

@@ -8,6 +8,8 @@ use std::{
 use regex::Regex;
 use thiserror::Error;
 
+use super::super::absolute;
+
 /// Folders that one pattern may stand for.
 const MAX_FOLDERS: usize = 100_000;
 
@@ -51,12 +53,12 @@ pub(super) struct Folders {
 }
 
 impl Folders {
-    pub(super) fn parse(pattern: &str) -> Result<Self, PatternError> {
+    pub(super) fn parse(pattern: &str, relative_to: Option<&Path>) -> Result<Self, PatternError> {
         let path = pattern.strip_prefix("file://").unwrap_or(pattern);
         if path.contains("://") {
             return Err(PatternError::Scheme(pattern.to_owned()));
         }
-        let absolute = std::path::absolute(path).map_err(|source| PatternError::Relative {
+        let absolute = absolute(path, relative_to).map_err(|source| PatternError::Relative {
             pattern: pattern.to_owned(),
             source,
         })?;
@@ -242,7 +244,7 @@ mod tests {
 
     fn expanded(root: &Path, pattern: &str) -> Vec<String> {
         let pattern = format!("{}/{pattern}", root.display());
-        let folders = Folders::parse(&pattern).unwrap().expand().unwrap();
+        let folders = Folders::parse(&pattern, None).unwrap().expand().unwrap();
         let relative = |folder: &PathBuf| {
             folder
                 .strip_prefix(root)
@@ -273,13 +275,28 @@ mod tests {
     }
 
     #[test]
+    fn a_relative_pattern_is_below_the_folder_that_it_is_relative_to() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("logs/a")).unwrap();
+        let found = |pattern: &str| {
+            let folders = Folders::parse(pattern, Some(root.path())).unwrap();
+            folders.expand().unwrap()
+        };
+        let wanted = [root.path().join("logs/a")];
+        for pattern in ["logs/*", "./logs/*", "file://logs/a"] {
+            assert_eq!(found(pattern), wanted, "{pattern}");
+        }
+        assert_eq!(found("/no/such"), [Path::new("/no/such")]);
+    }
+
+    #[test]
     fn what_is_no_pattern_is_refused() {
         assert!(matches!(
-            Folders::parse("s3://bucket/in"),
+            Folders::parse("s3://bucket/in", None),
             Err(PatternError::Scheme(_))
         ));
         for pattern in ["/in/[a", "/in/{a,b", "/in/{a/b}", "/in/[z-a]"] {
-            let error = Folders::parse(pattern).unwrap_err();
+            let error = Folders::parse(pattern, None).unwrap_err();
             assert!(error.to_string().contains(pattern), "{error}");
         }
     }

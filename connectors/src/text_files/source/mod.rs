@@ -21,7 +21,7 @@ mod seen;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use millstream_common::config::{Config, OnDataLoss, keys};
 use serde::{Deserialize, Serialize};
@@ -66,6 +66,8 @@ pub struct Settings {
     /// The folder, or a pattern of folders: `*`, `?`, `[a-c]`, `[^a]`, `{one,two}`, and `\` before a character that stands for itself. A wildcard
     /// doesn't match a leading dot.
     pub directory: String,
+    /// The folder that a relative `directory` is below; without one, this process's working folder.
+    pub relative_to: Option<PathBuf>,
     /// Whether files that are there when the query starts for the first time are read too.
     pub existing_files: bool,
     /// Only files that are there when the folders are first listed are taken.
@@ -101,6 +103,7 @@ impl Settings {
     pub fn new(directory: impl Into<String>) -> Self {
         Self {
             directory: directory.into(),
+            relative_to: None,
             existing_files: false,
             only_present: false,
             at_once: false,

@@ -89,7 +89,6 @@ impl Cluster {
                     .await;
             }
             Action::NoExecutor { query, batch } => {
-                tracing::warn!(%query, %batch, "tasks wait: no executor is there to run them");
                 self.inform(query, QueryNews::NoExecutor { batch }).await;
             }
             Action::WakeAt(at) => self.wake_at = Some(at),

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use millstream_common::{
+    config::{self, ByteSize},
     failure::{Failure, FailureKind},
     ids::{BatchId, OutputIndex},
     protocol::{SinkCommit, StateFile, Watermarks},
@@ -158,12 +159,18 @@ impl QueryCore {
     pub(super) fn run(&mut self, now: Tick, mut batch: Batch) {
         batch.part_begun = now;
         let inputs = batch.offsets.sources.iter();
+        let spill_threshold = if batch.rerun {
+            config::logged_spill_threshold(&batch.offsets.configuration)
+        } else {
+            None
+        };
         self.actions.push(Action::Run {
             batch: reference(&batch.offsets),
             splits: inputs.map(|input| input.splits.clone()).collect(),
             state: self.state.current(),
             watermarks: event_time::of_log(&batch.offsets.watermarks),
             rerun: batch.rerun,
+            spill_threshold: spill_threshold.map(ByteSize::bytes),
         });
         batch.step = Step::Running;
         self.current = Some(batch);

@@ -51,6 +51,8 @@ pub(super) struct Driver {
     running: Option<BatchId>,
     pub(super) ended: Option<Result<Stopped, QueryError>>,
     pub(super) reruns: Vec<BatchId>,
+    /// What each batch was to run with.
+    pub(super) spill_thresholds: Vec<(BatchId, Option<u64>)>,
     pub(super) told: Vec<BatchId>,
 }
 
@@ -115,6 +117,7 @@ impl Driver {
             running: None,
             ended: None,
             reruns: Vec::new(),
+            spill_thresholds: Vec::new(),
             told: Vec::new(),
         };
         let wall_millis = world.wall_millis;
@@ -164,7 +167,13 @@ impl Driver {
                     self.source_todo[source.0 as usize].push_back(action)
                 }
                 Action::WakeAt(at) => self.wake_at = Some(at),
-                Action::Run { batch, rerun, .. } => {
+                Action::Run {
+                    batch,
+                    rerun,
+                    spill_threshold,
+                    ..
+                } => {
+                    self.spill_thresholds.push((batch.batch, spill_threshold));
                     assert!(self.running.is_none(), "one batch at a time");
                     self.running = Some(batch.batch);
                     if rerun {

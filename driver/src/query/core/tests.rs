@@ -10,7 +10,7 @@ use super::{
     super::{
         checkpoint::CheckpointError,
         entries::Name,
-        error::{QueryError, StoreFailure},
+        error::{QueryError, Stopped, StoreFailure},
         event::{Action, Event, Note, QueryNews},
     },
     sim::{Driver, INTERVAL, World, options},
@@ -309,6 +309,71 @@ fn a_graceful_stop_finishes_what_is_planned_and_an_immediate_one_says_what_is_le
         panic!("{:?}", driver.ended);
     };
     assert_eq!(stopped.unfinished, Some(BatchId(1)));
+}
+
+/// What a stop at once leaves when the first batch has come so far.
+fn left_at(step: impl Fn(&Action) -> bool) -> Stopped {
+    let mut world = World::new();
+    let mut driver = start(&mut world, 100);
+    world.numbers += 1;
+    world.advance(INTERVAL);
+    assert!(driver.settle_until(&mut world, step));
+    driver.tell(&world, Event::Stop { graceful: false });
+    match driver.ended {
+        Some(Ok(stopped)) => stopped,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_stop_at_once_tells_batches_that_were_dropped_begun_and_not_published_apart() {
+    let clean = Stopped::default();
+    assert!(clean.is_clean());
+    let dropped = Stopped {
+        dropped: 1,
+        ..clean.clone()
+    };
+    let unfinished = Stopped {
+        unfinished: Some(BatchId(0)),
+        ..clean.clone()
+    };
+    let unpublished = Stopped {
+        unpublished: Some(BatchId(0)),
+        ..clean
+    };
+    assert_eq!(left_at(puts(Name::Offsets(BatchId(0)))), dropped);
+    assert_eq!(left_at(puts(Name::Commit(BatchId(0)))), unfinished);
+    let publishes = |action: &Action| matches!(action, Action::Publish { .. });
+    assert_eq!(left_at(publishes), unpublished);
+    for left in [dropped, unfinished, unpublished] {
+        assert!(!left.is_clean());
+    }
+}
+
+#[test]
+fn a_batch_that_runs_again_spills_where_it_did_when_it_was_logged() {
+    let with_threshold = |text: &str| {
+        let mut options = options(100);
+        let logged = ("memory.spill_threshold".to_owned(), text.to_owned());
+        // Of another release.
+        let other = ("input.on_malformed".to_owned(), "drop".to_owned());
+        options.affecting = [logged, other].into();
+        options
+    };
+    let mut world = World::new();
+    let mut first = Driver::start(&world, with_threshold("1MiB"));
+    first.settle(&mut world);
+    world.numbers += 1;
+    world.advance(INTERVAL);
+    assert!(first.settle_until(&mut world, puts(Name::Commit(BatchId(0)))));
+    assert_eq!(first.spill_thresholds, [(BatchId(0), None)]);
+    first.crash(&mut world, no_landing);
+
+    let mut second = Driver::start(&world, with_threshold("2MiB"));
+    second.settle(&mut world);
+    run_through(&mut world, &mut second, 1);
+    let wanted = [(BatchId(0), Some(1 << 20)), (BatchId(1), None)];
+    assert_eq!(second.spill_thresholds, wanted);
 }
 
 #[test]

@@ -146,6 +146,7 @@ impl Running {
                 state,
                 watermarks,
                 rerun,
+                spill_threshold,
             } => {
                 let info = self.batch_info(batch);
                 tracing::debug!(batch = %info.batch, rerun, "batch started");
@@ -160,6 +161,7 @@ impl Running {
                         state,
                         watermarks,
                         rerun,
+                        spill_threshold,
                     }));
             }
             Action::Complete {

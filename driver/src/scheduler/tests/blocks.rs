@@ -342,6 +342,34 @@ fn an_output_that_cannot_read_a_kept_block_gets_it_made_again() {
     assert_eq!(bench.done.len(), 1);
 }
 
+#[test]
+fn an_executor_that_gave_no_block_to_an_output_twice_is_not_read_from_again() {
+    let graph = plan(vec![stage(vec![source()], vec![Exchange::Keep])], &[0]);
+    let mut bench = Bench::new(&[6, 6]);
+    bench.run(0, &graph, splits(12));
+    bench.succeed_stage(0);
+    let mut rounds = 0;
+    loop {
+        let (_, results) = bench.ready.last().expect("ready");
+        let mut kept = results.iter().filter_map(|result| result.kept.clone());
+        let Some(gone) = kept.find(|kept| kept.executor == executor(0)) else {
+            break;
+        };
+        rounds += 1;
+        bench.handle(Event::OutputFetchFailed {
+            query: QUERY,
+            batch: BatchId(0),
+            output: OutputIndex(0),
+            task: gone.task,
+            executor: gone.executor,
+            failure: unread(),
+        });
+        assert!(bench.failed.is_empty(), "{:?}", bench.failed);
+        bench.succeed_stage(0);
+    }
+    assert_eq!(rounds, 2);
+}
+
 fn unread() -> Box<Failure> {
     let failure = Failure::new(FailureKind::Io, "connection refused").with_code("tls.certificate");
     Box::new(failure)

@@ -271,6 +271,7 @@ fn a_plan_or_run_that_cannot_be_is_refused_with_its_reason() {
         splits: vec![],
         state: Default::default(),
         watermarks: Default::default(),
+        spill_threshold: None,
         rerun: false,
     }));
     assert!(bench.failed[3].1.message.contains("epoch 1"));

@@ -118,17 +118,27 @@ fn a_lost_executor_s_tasks_run_elsewhere_at_once() {
 }
 
 #[test]
-fn with_no_executor_there_it_is_said_once_and_work_goes_on_when_one_comes() {
+fn with_no_executor_there_it_is_said_now_and_then_and_work_goes_on_when_one_comes() {
     let mut bench = Bench::new(&[]);
-    let said = |bench: &mut Bench, millis| {
-        let actions = bench.wait(Duration::from_millis(millis));
-        actions.iter().any(is_no_executor)
+    let said = |bench: &mut Bench, wait: Duration| {
+        let actions = bench.wait(wait);
+        actions
+            .iter()
+            .filter(|action| is_no_executor(action))
+            .count()
     };
     bench.run(0, &one_stage(), splits(2));
     assert_eq!(bench.wake, Some(bench.now.after(Duration::from_secs(1))));
-    assert!(!said(&mut bench, 999));
-    assert!(said(&mut bench, 1));
-    assert!(!said(&mut bench, 5_000), "it was said");
+    assert_eq!(said(&mut bench, Duration::from_millis(999)), 0);
+    assert_eq!(said(&mut bench, Duration::from_millis(1)), 1);
+    let interval = SchedulerOptions::default().wait_log_interval;
+    for _ in 0..3 {
+        let told_at = bench.now;
+        assert_eq!(bench.wake, Some(told_at.after(interval)));
+        assert_eq!(said(&mut bench, Duration::from_secs(1)), 0);
+        bench.now = told_at;
+        assert_eq!(said(&mut bench, interval), 1);
+    }
     bench.connect(0, 1);
     assert_eq!(bench.running.len(), 1);
     let actions = bench.lose(0);

@@ -254,6 +254,7 @@ impl Bench {
             splits: vec![splits],
             state: Default::default(),
             watermarks: Default::default(),
+            spill_threshold: None,
             rerun: false,
         }))
     }

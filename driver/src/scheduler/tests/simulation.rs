@@ -375,6 +375,7 @@ impl Sim {
             splits: vec![splits(count)],
             state: Default::default(),
             watermarks: Default::default(),
+            spill_threshold: None,
             rerun: false,
         };
         self.handle(Event::Run(run));

@@ -1,5 +1,6 @@
 //! The driver is killed, or stopped while another takes over; no word is lost or counted twice.
 
+mod folders;
 mod mixed;
 mod restarts;
 mod takeovers;

@@ -1,6 +1,6 @@
 //! Executors that are killed, at points that differ in what is lost with them.
 
-use millstream_integration_tests::cluster::Application;
+use millstream_integration_tests::cluster::{Application, Reached};
 
 use super::scene::{Output, Scene, counter, executor_at, reruns, wait_connected};
 
@@ -46,6 +46,38 @@ fn killed_while_serving_blocks() {
 #[test]
 fn killed_while_staging_files() {
     killed_at("staging", "sink.files.before_finish");
+}
+
+/// The one executor with the rows dies while a function on the driver is about to read them.
+#[test]
+fn killed_while_a_function_on_the_driver_reads() {
+    let scene = Scene::new("callback");
+    let output = scene.files();
+    let cluster = scene
+        .application("callback", &output)
+        .failpoint("job.callback.before_read=pause")
+        .start(1)
+        .unwrap();
+    wait_connected(&cluster, &cluster.executors());
+    scene.send(2_000);
+
+    let at = cluster.wait_failpoint("job.callback.before_read").unwrap();
+    assert_eq!(at, Reached::Driver);
+    let [holder] = cluster.executors()[..] else {
+        panic!("one executor was started");
+    };
+    cluster.add_executor().unwrap();
+    wait_connected(&cluster, &cluster.executors());
+    cluster.kill_executor(holder).unwrap();
+    scene.send(200);
+    cluster
+        .application
+        .release("job.callback.before_read")
+        .unwrap();
+
+    scene.wait_whole(&cluster, &output, 1);
+    assert!(reruns(&cluster) > 0, "nothing ran again");
+    scene.finish(cluster, &output, 1);
 }
 
 #[test]

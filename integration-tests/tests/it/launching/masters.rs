@@ -3,7 +3,7 @@
 use std::{net::TcpListener, process::Command};
 
 use millstream_integration_tests::{
-    process::{ChildProcess, processes},
+    process::{ChildProcess, Line, processes},
     wait::{wait_for, wait_until},
 };
 
@@ -85,7 +85,12 @@ fn executors_may_come_late_and_are_used_from_then_on() {
     })
     .unwrap();
     assert!(job.counted().is_empty());
-    wait_says(&cluster.driver.process, &["executor"]);
+    let waits = |line: &Line| line.text.contains("no executor can take tasks");
+    let driver = &cluster.driver.process;
+    let said = driver.wait_for_line("that it waits", SOON, waits).unwrap();
+    driver
+        .wait_for_line_from(said.number + 1, "that it waits still", SOON, waits)
+        .unwrap();
     cluster.add_executor().unwrap();
     job.wait_counted();
     cluster.add_executor().unwrap();

@@ -1,7 +1,7 @@
 //! Signals: what is queued is finished, or left to the next start, and the exit code says which.
 
 use millstream_integration_tests::{
-    cluster::{Application, Cluster},
+    cluster::{Application, Cluster, Reached},
     process::Signal,
     wait::wait_until,
 };
@@ -91,6 +91,44 @@ fn past_the_stop_timeout_the_exit_code_says_that_a_batch_is_left() {
     driver.signal(Signal::TERM).unwrap();
     assert_ends(driver, 4, &["uncommitted", "the next start runs it again"]);
     finish_anew(&job, cluster);
+}
+
+/// The driver stands still at `point` when it is told to stop, and says `left`.
+fn stopped_at(name: &str, point: &str, left: &[&str]) {
+    let job = WordJob::new(name);
+    job.send(40);
+    let mut cluster = job
+        .application()
+        .conf("stop.timeout", "500ms")
+        .failpoint(&format!("{point}=pause"))
+        .start(1)
+        .unwrap();
+    let short = point.split('@').next().unwrap();
+    assert_eq!(cluster.wait_failpoint(short).unwrap(), Reached::Driver);
+    let driver = &cluster.driver.process;
+    driver.signal(Signal::TERM).unwrap();
+    assert_ends(driver, 4, left);
+    cluster.application.release(short).unwrap();
+    cluster.restart_driver().unwrap();
+    // The first one was told to shut down with its driver.
+    cluster.add_executor().unwrap();
+    job.send(40);
+    job.finish(cluster);
+}
+
+#[test]
+fn a_batch_that_could_not_be_begun_is_left_to_the_next_start() {
+    let left = [
+        "planned batches not begun",
+        "the next start takes their input",
+    ];
+    stopped_at("dropped", "driver.put.before@kind=offsets,number=0", &left);
+}
+
+#[test]
+fn a_committed_batch_that_could_not_be_published_is_left_to_the_next_start() {
+    let left = ["not yet published", "the next start publishes it"];
+    stopped_at("unpublished", "sink.files.publish", &left);
 }
 
 #[test]
