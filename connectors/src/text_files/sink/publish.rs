@@ -130,7 +130,7 @@ impl Inner {
         for (done, (file, staged)) in files.iter().enumerate() {
             failpoint!("sink.files.publish", batch = batch.batch, done = done);
             put_in_place(file, staged, &folder.join(&file.name))
-                .map_err(|failure| with_way_out(failure, &published))?;
+                .map_err(|failure| with_way_out(failure, &staging.mark(batch.batch)))?;
         }
         // The files must not be less lasting than the mark that says they are all there.
         staging.sync(&folder)?;

@@ -55,7 +55,7 @@ impl Staging {
     }
 
     /// The file whose existence says that a batch was published whole.
-    fn mark(&self, batch: BatchId) -> PathBuf {
+    pub(super) fn mark(&self, batch: BatchId) -> PathBuf {
         self.folder.join(format!("{batch}{PUBLISHED}"))
     }
 
