@@ -143,7 +143,8 @@ fn with_no_executor_there_it_is_said_now_and_then_and_work_goes_on_when_one_come
     assert_eq!(bench.running.len(), 1);
     let actions = bench.lose(0);
     assert!(!actions.iter().any(is_no_executor));
-    assert!(said(&mut bench, 1_000), "a new waiting");
+    let again = said(&mut bench, Duration::from_secs(1));
+    assert_eq!(again, 1, "a new waiting");
     bench.connect(1, 2);
     bench.succeed_stage(0);
     assert_eq!(bench.ready.len(), 1);
