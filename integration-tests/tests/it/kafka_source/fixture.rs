@@ -84,6 +84,7 @@ impl Source {
         let settings = Arc::new(settings);
         Self {
             runtime: tokio::runtime::Builder::new_current_thread()
+                .enable_time()
                 .build()
                 .unwrap(),
             driver: KafkaDriver::new(Arc::clone(&settings), Arc::clone(&clock)).unwrap(),

@@ -106,8 +106,10 @@ fn a_stage_whose_launch_is_larger_than_a_message_runs() {
         // More than a split has: a line is a task. It has words for about half of the reduce tasks, each some 20 bytes in the launch.
         for place in 0..110 {
             let word = format!("word-{:06}", (line * 7 + place * 13) % WORDS);
+            if place > 0 {
+                text.push(' ');
+            }
             text.push_str(&word);
-            text.push(' ');
             *counts.entry(word).or_default() += 1;
         }
         text.push('\n');
