@@ -133,6 +133,7 @@ mod tests {
             output: None,
             rerun: true,
             watermarks: Default::default(),
+            spill_threshold: Some(u64::MAX),
             tasks,
         }
     }
