@@ -267,7 +267,6 @@ impl Scheduler {
                 continue;
             };
             if !is_stuck(&self.pool, batch) {
-                batch.tell_at = None;
                 continue;
             }
             let due = *batch.tell_at.get_or_insert(now.after(BEFORE_TELLING));
@@ -326,6 +325,9 @@ impl Scheduler {
             let Some(batch) = &mut query.batch else {
                 continue;
             };
+            if !is_stuck(&self.pool, batch) {
+                batch.tell_at = None;
+            }
             sooner(batch.tell_at);
             for stage in batch
                 .stages

@@ -325,9 +325,9 @@ mod tests {
     #[test]
     fn what_is_said_to_have_a_text_has_one() {
         let item = |data_type: DataType| Arc::new(Field::new("item", data_type, true));
-        let pair = |key: DataType, value: DataType| {
+        let pair = |keys_may_be_null: bool, value: DataType| {
             let fields = vec![
-                Field::new("key", key, true),
+                Field::new("key", DataType::Utf8, keys_may_be_null),
                 Field::new("value", value, true),
             ];
             DataType::Struct(fields.into())
@@ -379,8 +379,8 @@ mod tests {
             for nested in [
                 DataType::List(item(data_type.clone())),
                 DataType::LargeList(item(data_type.clone())),
-                pair(DataType::Utf8, data_type.clone()),
-                DataType::Map(item(pair(DataType::Utf8, data_type.clone())), false),
+                pair(true, data_type.clone()),
+                DataType::Map(item(pair(false, data_type.clone())), false),
             ] {
                 assert_eq!(has_text(&nested), has_text(data_type), "{nested}");
                 assert!(texts(&nested) || !has_text(&nested), "{nested}");
