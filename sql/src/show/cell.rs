@@ -332,6 +332,8 @@ mod tests {
             ];
             DataType::Struct(fields.into())
         };
+        let map =
+            |entry: DataType| DataType::Map(Arc::new(Field::new("entries", entry, false)), false);
         let simple = [
             DataType::Null,
             DataType::Boolean,
@@ -380,7 +382,7 @@ mod tests {
                 DataType::List(item(data_type.clone())),
                 DataType::LargeList(item(data_type.clone())),
                 pair(true, data_type.clone()),
-                DataType::Map(item(pair(false, data_type.clone())), false),
+                map(pair(false, data_type.clone())),
             ] {
                 assert_eq!(has_text(&nested), has_text(data_type), "{nested}");
                 assert!(texts(&nested) || !has_text(&nested), "{nested}");
