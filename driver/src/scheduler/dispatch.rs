@@ -262,11 +262,12 @@ impl Scheduler {
     /// Tasks wait and no executor may have them: says so when it stays so, then now and then.
     pub(super) fn tell_of_missing_executors(&mut self, now: Tick) {
         let interval = self.options.wait_log_interval;
-        for number in &self.rotation {
-            let Some(batch) = self.queries.batch_mut(*number) else {
+        for query in self.queries.iter_mut() {
+            let Some(batch) = &mut query.batch else {
                 continue;
             };
             if !is_stuck(&self.pool, batch) {
+                batch.tell_at = None;
                 continue;
             }
             let due = *batch.tell_at.get_or_insert(now.after(BEFORE_TELLING));
@@ -325,9 +326,6 @@ impl Scheduler {
             let Some(batch) = &mut query.batch else {
                 continue;
             };
-            if !is_stuck(&self.pool, batch) {
-                batch.tell_at = None;
-            }
             sooner(batch.tell_at);
             for stage in batch
                 .stages
