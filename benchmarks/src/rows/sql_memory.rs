@@ -1,7 +1,7 @@
 //! Resident memory of structured queries: of the employees query that waits for files, and of a word count under load, all processes together.
 
 use millstream_integration_tests::{
-    process::{ChildProcess, descendants},
+    process::ChildProcess,
     wait::{Deadline, wait_until},
 };
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Error, Setting, ours,
-    resident::{now, peak_during},
+    resident::{peak_during, together},
     spark::{self, STRUCTURED},
     table::{Figure, Row, Unit},
 };
@@ -28,8 +28,7 @@ fn when_idle(process: &ChildProcess) -> Result<f64, Error> {
     ours::wait_first_table(process)?;
     let begun = Deadline::after(IDLE);
     wait_until(IDLE * 2, "the query to be idle", || begun.has_passed())?;
-    let started = descendants(process.pid());
-    Ok(now(process.pid()) + started.iter().map(|child| now(child.pid)).sum::<f64>())
+    Ok(together(process.pid()))
 }
 
 fn idle(setting: &Setting, files: &Employees, master: &str) -> Result<f64, Error> {
