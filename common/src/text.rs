@@ -21,7 +21,7 @@ mod traits;
 
 pub use blob::Blob;
 pub use block::Block;
-pub use pattern::Pattern;
+pub use pattern::{Pattern, find_byte};
 pub use pieces::{Lines, Split, SplitWhitespace};
 
 use hipstr::HipStr;
