@@ -35,6 +35,9 @@ pub const INLINE_CAPACITY: usize = Inner::inline_capacity();
 /// Bytes that a shared buffer takes besides its capacity: the count and the buffer's own header.
 const BUFFER_HEADER: usize = 4 * size_of::<usize>();
 
+/// Bytes of a short part.
+const NEAR: usize = 16;
+
 /// A cheap, owned, immutable string slice. Cloning and slicing copy at most 23 bytes.
 #[derive(Clone, Default)]
 pub struct Text(Inner);
@@ -93,6 +96,21 @@ impl Text {
                 .try_slice_ref(part)
                 .unwrap_or_else(|| Inner::from(part)),
         )
+    }
+
+    /// The part from byte `start` to byte `end`, both of which are of this text and at its characters' bounds.
+    #[inline]
+    fn part_at(&self, start: usize, end: usize) -> Text {
+        let whole = self.as_str();
+        // A length that is known beforehand is copied without a loop or a call.
+        if end - start <= NEAR
+            && let Some(near) = whole.get(start..start + NEAR)
+        {
+            let mut part = Inner::from(near);
+            part.truncate(end - start);
+            return Text(part);
+        }
+        self.part(&whole[start..end])
     }
 
     /// The pieces between the matches of `separator`: a `char`, a `&str`, or a function of `char`. As
