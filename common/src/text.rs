@@ -98,8 +98,9 @@ impl Text {
         )
     }
 
-    /// The part from byte `start` to byte `end`, both of which are of this text and at its characters' bounds.
-    #[inline]
+    /// The part from byte `start` to byte `end`, both of which are of this text and at its characters' bounds. Inlined, as a text that a function returns is
+    /// stored in parts and loaded as a whole at once, for which the processor waits.
+    #[inline(always)]
     fn part_at(&self, start: usize, end: usize) -> Text {
         let whole = self.as_str();
         // A length that is known beforehand is copied without a loop or a call.
