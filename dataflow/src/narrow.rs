@@ -21,7 +21,7 @@ where
             upstream: upstream(task)?,
             operator,
             f: f.clone(),
-            input: Vec::with_capacity(CHUNK_ROWS),
+            taken: PhantomData,
         }))
     })
 }
@@ -30,16 +30,18 @@ struct Map<'t, A, F> {
     upstream: BoxRows<'t, A>,
     operator: OperatorIndex,
     f: Arc<F>,
-    input: Vec<A>,
+    taken: PhantomData<fn(A)>,
 }
 
 impl<A, B, F: Fn(A) -> B> Rows<B> for Map<'_, A, F> {
     fn next(&mut self, chunk: &mut Vec<B>) -> Result<bool, Failure> {
-        self.input.clear();
-        let more = self.upstream.next(&mut self.input)?;
+        let mut input = Vec::with_capacity(CHUNK_ROWS);
+        let more = self.upstream.next(&mut input)?;
         self.operator.enter();
         let f = &*self.f;
-        chunk.extend(self.input.drain(..).map(f));
+        // Consumed rather than drained: `IntoIter` goes through its rows without making an `Option` of each. Around a `Text` an option costs a stall, as
+        // the processor can't forward the stores of its parts to the load of the whole.
+        chunk.extend(input.into_iter().map(f));
         Ok(more)
     }
 }
@@ -107,17 +109,22 @@ struct FlatMap<'t, A, I: IntoIterator, F> {
     made: PhantomData<fn() -> I>,
 }
 
+/// As many rows go into a chunk that may be full without looking whether it is.
+const FEW_ROWS: usize = 4 * CHUNK_ROWS;
+
 impl<A, I: IntoIterator, F: Fn(A) -> I> FlatMap<'_, A, I, F> {
-    /// Moves rows of `made` into the chunk; false if the chunk is full before the end.
+    /// Moves rows of `made` into the chunk; gives it back if the chunk is full before the end.
     #[inline]
-    fn fill(made: &mut I::IntoIter, chunk: &mut Vec<I::Item>) -> bool {
-        for row in made {
-            chunk.push(row);
-            if chunk.len() >= CHUNK_ROWS {
-                return false;
-            }
+    fn fill(mut made: I::IntoIter, chunk: &mut Vec<I::Item>) -> Option<I::IntoIter> {
+        if made.size_hint().1.is_some_and(|most| most <= FEW_ROWS) {
+            // Without an `Option` around each row, as in `Map`.
+            made.for_each(|row| chunk.push(row));
+            return None;
         }
-        true
+        while chunk.len() < CHUNK_ROWS {
+            chunk.push(made.next()?);
+        }
+        Some(made)
     }
 }
 
@@ -129,20 +136,16 @@ impl<A, I: IntoIterator, F: Fn(A) -> I> Rows<I::Item> for FlatMap<'_, A, I, F> {
             self.input = input.into_iter();
         }
         self.operator.enter();
-        if let Some(made) = &mut self.unfinished {
-            if !Self::fill(made, chunk) {
-                return Ok(true);
-            }
-            self.unfinished = None;
+        if let Some(made) = self.unfinished.take() {
+            self.unfinished = Self::fill(made, chunk);
         }
         let f = &*self.f;
-        for row in self.input.by_ref() {
-            let mut made = f(row).into_iter();
-            if !Self::fill(&mut made, chunk) {
-                self.unfinished = Some(made);
-                return Ok(true);
-            }
+        while self.unfinished.is_none() && chunk.len() < CHUNK_ROWS {
+            let Some(row) = self.input.next() else {
+                return Ok(self.more);
+            };
+            self.unfinished = Self::fill(f(row).into_iter(), chunk);
         }
-        Ok(self.more)
+        Ok(true)
     }
 }

@@ -51,10 +51,10 @@ impl<F: FnMut(char) -> bool> Search for F {
     }
 }
 
-/// Where the byte is first. What lies near, such as the end of a word, is found sixteen bytes at a time without a call; memchr's
+/// Where the byte is first in a text. What lies near, such as the end of a word, is found sixteen bytes at a time without a call; memchr's
 /// vectors pay off later only.
 #[inline]
-fn find_byte(byte: u8, text: &[u8]) -> Option<usize> {
+pub fn find_byte(byte: u8, text: &[u8]) -> Option<usize> {
     const NEAR: usize = 16;
     const LOW: u128 = u128::from_ne_bytes([0x01; NEAR]);
     const HIGH: u128 = u128::from_ne_bytes([0x80; NEAR]);

@@ -46,9 +46,9 @@ impl<P: Pattern> Iterator for Split<P> {
         };
         let Some((match_start, match_end)) = found else {
             self.done = true;
-            return Some(self.text.part(&whole[self.start..]));
+            return Some(self.text.part_at(self.start, whole.len()));
         };
-        let piece = self.text.part(&whole[self.start..match_start]);
+        let piece = self.text.part_at(self.start, match_start);
         self.start = match_end;
         self.search = if match_end > match_start {
             match_end
@@ -56,6 +56,42 @@ impl<P: Pattern> Iterator for Split<P> {
             after_next_char(whole, match_end)
         };
         Some(piece)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        match self.done {
+            true => (0, Some(0)),
+            // An empty separator matches at both ends, too.
+            false => (1, Some(self.text.len() - self.start + 2)),
+        }
+    }
+
+    #[inline]
+    fn fold<B, F: FnMut(B, Text) -> B>(self, init: B, mut f: F) -> B {
+        if self.done {
+            return init;
+        }
+        let Split {
+            text,
+            mut separator,
+            mut start,
+            mut search,
+            done: _,
+        } = self;
+        let whole = text.as_str();
+        let mut folded = init;
+        while search <= whole.len()
+            && let Some((match_start, match_end)) = separator.find(whole, search)
+        {
+            folded = f(folded, text.part_at(start, match_start));
+            start = match_end;
+            search = if match_end > match_start {
+                match_end
+            } else {
+                after_next_char(whole, match_end)
+            };
+        }
+        f(folded, text.part_at(start, whole.len()))
     }
 }
 
@@ -88,7 +124,21 @@ impl Iterator for SplitWhitespace {
         let word = self.text.as_str()[self.at..].split_whitespace().next()?;
         let start = word.as_ptr() as usize - self.text.as_ptr() as usize;
         self.at = start + word.len();
-        Some(self.text.part(word))
+        Some(self.text.part_at(start, self.at))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (0, Some((self.text.len() - self.at).div_ceil(2)))
+    }
+
+    #[inline]
+    fn fold<B, F: FnMut(B, Text) -> B>(self, init: B, mut f: F) -> B {
+        let whole = self.text.as_str();
+        let words = whole[self.at..].split_whitespace();
+        words.fold(init, |folded, word| {
+            let start = word.as_ptr() as usize - whole.as_ptr() as usize;
+            f(folded, self.text.part_at(start, start + word.len()))
+        })
     }
 }
 

@@ -1,8 +1,10 @@
 //! A stage's code: decodes its plan for the task, feeds its leaves, and takes its rows where they go.
 //!
 //! Layout:
+//! - `explode`: a row for each element of a list, where that needs no copies
 //! - `stateful`: what a stage that keeps groups does between its input and its plan
 
+mod explode;
 mod stateful;
 
 use std::{
@@ -236,6 +238,7 @@ impl SqlStage {
         };
         let context = memory.pool.context(&self.context);
         let plan = physical_plan_from_bytes_with_extension_codec(plan, &context, &codec)
+            .and_then(explode::in_place)
             .map_err(|error| engine_failure(error.into()))?;
         let partitions = plan.output_partitioning().partition_count();
         with_runtime(|runtime| {
