@@ -129,7 +129,8 @@ impl Error {
         }
     }
 
-    /// Whether the same call can succeed a little later without anybody's doing.
+    /// Whether the same call can succeed a little later without anybody's doing. A disk that is full may be so for a moment: of spills that go with
+    /// their tasks, or of a log until it is rotated.
     pub fn retry(&self) -> Retry {
         let passing = match self {
             Error::Io { source, .. } => {
@@ -139,6 +140,8 @@ impl Error {
                         io::ErrorKind::TimedOut
                             | io::ErrorKind::Interrupted
                             | io::ErrorKind::ResourceBusy
+                            | io::ErrorKind::StorageFull
+                            | io::ErrorKind::QuotaExceeded
                     )
             }
             Error::Contended { .. } => true,

@@ -54,7 +54,9 @@ impl GrpcFetch {
         let fetched = self.fetch_once(location, max_bytes).await;
         // What is wrong with the other side says more than that a connection broke off.
         match (fetched, self.peers.trouble(&location.address)) {
-            (Err(Attempt::Failed(_)), Some(trouble)) => Err(Attempt::failed(trouble)),
+            (Err(Attempt::Failed(_) | Attempt::Silent), Some(trouble)) => {
+                Err(Attempt::failed(trouble))
+            }
             (fetched, _) => fetched,
         }
     }
@@ -72,7 +74,7 @@ impl GrpcFetch {
         };
         let answered = tokio::time::timeout(self.timeout, client.fetch(request)).await;
         let mut replies = answered
-            .map_err(Attempt::failed)?
+            .map_err(|_| Attempt::Silent)?
             .map_err(Attempt::refused)?
             .into_inner();
         let mut frames = Vec::new();
@@ -80,7 +82,7 @@ impl GrpcFetch {
         loop {
             let received = tokio::time::timeout(self.timeout, replies.message())
                 .await
-                .map_err(Attempt::failed)?;
+                .map_err(|_| Attempt::Silent)?;
             let Some(reply) = received.map_err(Attempt::failed)? else {
                 return Err(Attempt::Failed(
                     "the stream ended within the block".to_owned(),
@@ -106,6 +108,8 @@ impl GrpcFetch {
 enum Attempt {
     TooLarge,
     OtherSecret,
+    /// Nothing came for as long as that may last; asking again would wait as long.
+    Silent,
     Failed(String),
 }
 
@@ -136,6 +140,10 @@ impl FetchBlock for GrpcFetch {
             Err(Attempt::OtherSecret) => {
                 let reason = "it asks for a shared secret that is not this driver's: give the driver and all executors the same auth.secret";
                 Err(fetch_failed(location, reason).with_code(UNAUTHENTICATED))
+            }
+            Err(Attempt::Silent) => {
+                let reason = format!("nothing arrived for {:?}", self.timeout);
+                Err(fetch_failed(location, &reason))
             }
             Err(Attempt::Failed(reason)) => Err(fetch_failed(location, &reason)),
         }
@@ -182,7 +190,13 @@ pub type Fetcher = Arc<dyn FetchBlock>;
 
 #[cfg(test)]
 mod tests {
-    use std::pin::Pin;
+    use std::{
+        pin::Pin,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+    };
 
     use millstream_common::{
         ids::{BatchId, Epoch, ExecutorId, QueryId, StageId, TaskId},
@@ -208,19 +222,47 @@ mod tests {
         }
     }
 
+    /// Takes calls and never answers.
+    struct Mute(Arc<AtomicUsize>);
+
+    #[tonic::async_trait]
+    impl pb::executor_server::Executor for Mute {
+        type FetchStream = Pin<Box<dyn Stream<Item = Result<pb::FetchReply, Status>> + Send>>;
+
+        async fn fetch(
+            &self,
+            _: Request<pb::FetchRequest>,
+        ) -> Result<Response<Self::FetchStream>, Status> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            std::future::pending().await
+        }
+    }
+
     #[tokio::test]
-    async fn a_secret_that_an_executor_does_not_take_is_named() {
+    async fn an_executor_that_says_nothing_is_waited_for_once() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
             .await
             .expect("binds");
-        let address = listener.local_addr().expect("address").to_string();
-        let required = RequireSecret::new(Some(Secret::new("right").expect("secret")));
-        let service = pb::executor_server::ExecutorServer::new(Silent);
+        let location = location_at(listener.local_addr().expect("address").to_string());
+        let calls = Arc::new(AtomicUsize::new(0));
+        let service = pb::executor_server::ExecutorServer::new(Mute(Arc::clone(&calls)));
         let serving = Server::builder()
-            .add_service(InterceptedService::new(service, required))
+            .add_service(service)
             .serve_with_incoming(TcpListenerStream::new(listener));
         let _serving = tokio::spawn(serving);
-        let location = BlockLocation {
+        let timeout = Duration::from_secs(1);
+        let fetch = GrpcFetch::new(None, Tls::default(), 1 << 20, timeout);
+        let failure = fetch.fetch(&location, 1 << 20).await.expect_err("silence");
+        assert!(matches!(failure.kind, FailureKind::FetchFailed { .. }));
+        assert!(
+            failure.message.contains("nothing arrived for 1s"),
+            "{failure}"
+        );
+        assert!(calls.load(Ordering::Relaxed) <= 1, "it is asked once");
+    }
+
+    fn location_at(address: String) -> BlockLocation {
+        BlockLocation {
             task: TaskId {
                 query: QueryId::random(),
                 epoch: Epoch(1),
@@ -234,7 +276,22 @@ mod tests {
             executor: ExecutorId::random(),
             address,
             meta: BlockMeta::default(),
-        };
+        }
+    }
+
+    #[tokio::test]
+    async fn a_secret_that_an_executor_does_not_take_is_named() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("binds");
+        let address = listener.local_addr().expect("address").to_string();
+        let required = RequireSecret::new(Some(Secret::new("right").expect("secret")));
+        let service = pb::executor_server::ExecutorServer::new(Silent);
+        let serving = Server::builder()
+            .add_service(InterceptedService::new(service, required))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        let _serving = tokio::spawn(serving);
+        let location = location_at(address);
         for secret in [None, Some(Secret::new("wrong").expect("secret"))] {
             let fetch = GrpcFetch::new(secret, Tls::default(), 1 << 20, Duration::from_secs(60));
             let failure = fetch.fetch(&location, 1 << 20).await.expect_err("refused");

@@ -93,10 +93,17 @@ impl<T: Send> SplitReader<Vec<T>> for GivenReader<T> {
 }
 
 pub(crate) fn context(parallelism: u32) -> StreamingContext {
+    context_with(parallelism, BTreeMap::new())
+}
+
+pub(crate) fn context_with(
+    parallelism: u32,
+    configuration: BTreeMap<String, String>,
+) -> StreamingContext {
     let application = Application {
         name: "test".to_owned(),
         arguments: Value::Null,
-        configuration: BTreeMap::new(),
+        configuration,
         parallelism,
         batch_interval_millis: 1000,
         build_id: String::new(),

@@ -6,6 +6,7 @@ use millstream_common::{
     config::{Address, Advertised, Compression, Config, keys},
     failure::{Failure, FailureKind, Retry},
 };
+use millstream_connectors::malformed::OnMalformed;
 use millstream_proto::{auth::Secret, http::Door, tls::Tls};
 
 /// How one executor process is set up.
@@ -119,6 +120,8 @@ pub struct Tuning {
     pub fetch_retries: u32,
     /// The longest that a task waits for input that should be there.
     pub input_deadline: Duration,
+    /// What becomes of records that a task finds malformed as it decodes them.
+    pub on_malformed: OnMalformed,
 }
 
 impl Tuning {
@@ -135,6 +138,7 @@ impl Tuning {
             fetch_timeout: config.get(keys::SHUFFLE_FETCH_TIMEOUT),
             fetch_retries: config.get(keys::SHUFFLE_FETCH_RETRIES),
             input_deadline: config.get(keys::KAFKA_RANGE_TIMEOUT),
+            on_malformed: config.get(keys::INPUT_ON_MALFORMED).into(),
         }
     }
 }

@@ -20,6 +20,7 @@ use millstream_common::{
     telemetry::metrics::{Metrics, RangeState, TaskOutcome},
     time::{BatchTime, Clock},
 };
+use millstream_connectors::malformed;
 use millstream_dataflow::program::{CancelToken, StageProgram, TaskContext};
 
 use crate::services::Services;
@@ -232,6 +233,8 @@ fn run_program(job: &Job) -> Result<TaskOutput, Failure> {
         counts: TaskCounts::default(),
         services: &*job.services,
     };
+    // Also where it reads no source: records come through a shuffle and are decoded behind it.
+    malformed::begin(job.services.on_malformed());
     // What a panic may leave half changed is the context and the task's blocks, and both are thrown away.
     let outcome = catch_unwind(AssertUnwindSafe(|| job.program.run(&mut context)));
     let mut output = match outcome {
@@ -246,6 +249,7 @@ fn run_program(job: &Job) -> Result<TaskOutput, Failure> {
             ));
         }
     };
+    context.counts.malformed += malformed::take_count();
     output.counts = context.counts;
     let result_bytes = output.result.as_ref().map_or(0, bytes::Bytes::len);
     if result_bytes > job.result_limit {
@@ -277,11 +281,15 @@ mod tests {
     use std::sync::mpsc;
 
     use bytes::Bytes;
-    use millstream_common::time::SystemClock;
+    use millstream_common::{text::Blob, time::SystemClock};
+    use millstream_connectors::malformed::OnMalformed;
     use tokio::runtime::Runtime;
 
     use super::*;
-    use crate::testing::{DEADLINE, Function, Shelf, block, frame, task, tuning};
+    use crate::{
+        options::Tuning,
+        testing::{DEADLINE, Function, Shelf, block, frame, task, tuning},
+    };
 
     struct Fixture {
         shelf: Shelf,
@@ -293,9 +301,15 @@ mod tests {
     }
 
     fn fixture(slots: u32) -> Fixture {
+        fixture_with(slots, |_| {})
+    }
+
+    fn fixture_with(slots: u32, change: impl FnOnce(&mut Tuning)) -> Fixture {
+        let mut tuning = tuning();
+        change(&mut tuning);
         let io = Runtime::new().expect("runtime");
         let shelf = Shelf::new(1 << 20);
-        let fetcher = shelf.fetcher(None, tuning(), io.handle().clone());
+        let fetcher = shelf.fetcher(None, tuning.clone(), io.handle().clone());
         let services = Services::new(
             Arc::clone(&shelf.store),
             Arc::clone(&shelf.folder),
@@ -305,7 +319,7 @@ mod tests {
                 Arc::clone(&shelf.budget),
                 crate::background::Background::for_tests(),
             )),
-            tuning(),
+            tuning,
         );
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let runner = Runner::start(slots, &clock, &shelf.metrics).expect("runner");
@@ -435,6 +449,26 @@ mod tests {
         first.cancel();
         assert_eq!(fixture.failure().kind, FailureKind::Cancelled);
         assert_eq!(fixture.failure().kind, FailureKind::Cancelled);
+    }
+
+    #[test]
+    fn what_is_no_text_is_treated_as_configured_also_behind_a_shuffle() {
+        let decodes = |_: &mut TaskContext<'_>| {
+            let bytes = Blob::from_vec(b"caf\xe9".to_vec());
+            let text = malformed::text(bytes, || "the value".to_owned());
+            Ok(TaskOutput {
+                result: Some(Bytes::copy_from_slice(text.as_bytes())),
+                ..TaskOutput::default()
+            })
+        };
+        let replacing = fixture_with(1, |tuning| tuning.on_malformed = OnMalformed::Replace);
+        replacing.submit(0, decodes);
+        let output = replacing.report().outcome.expect("it is replaced");
+        assert_eq!(output.result.as_deref(), Some("caf\u{fffd}".as_bytes()));
+        assert_eq!(output.counts.malformed, 1);
+        replacing.submit(1, |_| Ok(TaskOutput::default()));
+        let output = replacing.report().outcome.expect("nothing to replace");
+        assert_eq!(output.counts.malformed, 0);
     }
 
     #[test]

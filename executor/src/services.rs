@@ -9,6 +9,7 @@ use millstream_common::{
     ids::{BlockId, TaskId},
     protocol::BlockLocation,
 };
+use millstream_connectors::malformed::OnMalformed;
 use millstream_dataflow::{
     program::{BlockFrames, CancelToken, IoWork, StopIo, TaskServices},
     state::StateServices,
@@ -57,6 +58,11 @@ impl Services {
         let mut other = self.clone();
         other.tuning.spill_threshold = bytes;
         other
+    }
+
+    /// What becomes of records that a task finds malformed as it decodes them.
+    pub(crate) fn on_malformed(&self) -> OnMalformed {
+        self.tuning.on_malformed
     }
 
     /// A task has ended: its folder goes, and its blocks too if it failed. Memory that it still holds would make others wait for ever.

@@ -333,3 +333,29 @@ fn an_object_store_is_refused_with_the_command_that_adds_it() {
         );
     });
 }
+
+#[test]
+fn a_full_disk_may_pass_and_a_forbidden_one_does_not() {
+    let retry = |kind: std::io::ErrorKind| {
+        let error = Error::Io {
+            action: "write",
+            path: "offsets/1".into(),
+            advice: "",
+            source: kind.into(),
+        };
+        error.retry()
+    };
+    for kind in [
+        std::io::ErrorKind::StorageFull,
+        std::io::ErrorKind::QuotaExceeded,
+        std::io::ErrorKind::TimedOut,
+    ] {
+        assert_eq!(retry(kind), Retry::Backoff, "{kind}");
+    }
+    for kind in [
+        std::io::ErrorKind::PermissionDenied,
+        std::io::ErrorKind::ReadOnlyFilesystem,
+    ] {
+        assert_eq!(retry(kind), Retry::Never, "{kind}");
+    }
+}

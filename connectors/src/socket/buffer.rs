@@ -56,9 +56,9 @@ impl LineBuffer {
         }
     }
 
-    /// Whether no more may be received for now.
-    pub(super) fn is_full(&self) -> bool {
-        self.bytes >= self.max_bytes
+    /// Whether no more may be received for now, where batches that are not over hold `planned` bytes.
+    pub(super) fn is_full(&self, planned: u64) -> bool {
+        self.bytes.saturating_add(planned) >= self.max_bytes
     }
 
     /// Whole lines that wait.

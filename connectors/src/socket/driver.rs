@@ -1,6 +1,6 @@
 //! The driver half: runs the receiver and hands out what has arrived.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use millstream_common::{
@@ -31,6 +31,8 @@ pub struct SocketDriver {
     receiver: Option<JoinHandle<()>>,
     /// Rows given to batches.
     planned: u64,
+    /// Bytes of lines given to batches that are not over.
+    bytes_of: BTreeMap<BatchId, u64>,
 }
 
 impl SocketDriver {
@@ -38,6 +40,7 @@ impl SocketDriver {
     pub fn new(settings: Arc<Settings>, clock: Arc<dyn Clock>) -> Self {
         let received = Received {
             lines: LineBuffer::new(&settings),
+            planned: 0,
             failure: None,
         };
         let shared = Shared {
@@ -51,12 +54,19 @@ impl SocketDriver {
             stop: watch::Sender::new(false),
             receiver: None,
             planned: 0,
+            bytes_of: BTreeMap::new(),
         }
     }
 
     /// Lines that have arrived and were not planned.
     pub fn waiting_rows(&self) -> u64 {
         self.shared.buffer.lock().lines.rows()
+    }
+
+    /// The batches that hold lines are others now: there may be room.
+    fn planned_changed(&self) {
+        self.shared.buffer.lock().planned = self.bytes_of.values().sum();
+        self.shared.drained.notify_waiters();
     }
 
     fn begin_receiving(&mut self) {
@@ -98,6 +108,8 @@ impl SourceDriver for SocketDriver {
             .get("rows")
             .and_then(Value::as_u64)
             .unwrap_or_default();
+        self.bytes_of.clear();
+        self.planned_changed();
         self.begin_receiving();
         Ok(())
     }
@@ -112,7 +124,11 @@ impl SourceDriver for SocketDriver {
             let max_rows = self.max_rows(&request);
             received.lines.take(self.settings.max_batch_bytes, max_rows)
         };
-        self.shared.drained.notify_waiters();
+        let bytes = blocks.iter().map(|block| block.text.len() as u64).sum();
+        if bytes > 0 {
+            self.bytes_of.insert(request.batch, bytes);
+        }
+        self.planned_changed();
         let mut splits = Vec::with_capacity(blocks.len());
         for block in blocks {
             self.planned += block.rows;
@@ -132,7 +148,9 @@ impl SourceDriver for SocketDriver {
         })
     }
 
-    async fn committed(&mut self, _batch: BatchId, _input: &PlannedInput) -> Result<(), Failure> {
+    async fn committed(&mut self, batch: BatchId, _input: &PlannedInput) -> Result<(), Failure> {
+        self.bytes_of.retain(|held, _| *held > batch);
+        self.planned_changed();
         Ok(())
     }
 

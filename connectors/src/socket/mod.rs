@@ -1,9 +1,9 @@
 //! Lines of UTF-8 text from a TCP connection that the driver opens.
 //!
-//! The driver process receives. It holds lines in memory, up to a bound at which it stops reading and so slows down the sender, and at each batch cuts
-//! what has arrived into splits that carry the lines themselves. From the moment a batch's input is in the offset log its lines are safe and a
-//! re-run sees the same ones. Lines that the driver has received and not yet logged are lost when it dies: the sender is told nothing, and
-//! can't be asked again. Where that matters, put Kafka in between.
+//! The driver process receives. It holds lines in memory, those of batches that are not over included, up to a bound at which it stops reading and so
+//! slows down the sender, and at each batch cuts what has arrived into splits that carry the lines themselves. From the moment a batch's input is in
+//! the offset log its lines are safe and a re-run sees the same ones. Lines that the driver has received and not yet logged are lost when
+//! it dies: the sender is told nothing, and can't be asked again. Where that matters, put Kafka in between.
 //!
 //! When the connection ends or fails the receiver connects again, after a pause, for as long as the query runs.
 //!
@@ -37,7 +37,7 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// The pause before connecting again.
     pub restart_delay: Duration,
-    /// Bytes of lines held; at the bound nothing is read from the connection.
+    /// Bytes of lines held, by batches that are not over too; at the bound nothing is read from the connection.
     pub max_buffered: u64,
     /// Bytes of lines in one batch, which all go into the offset log; the rest stays for the next one.
     pub max_batch_bytes: u64,

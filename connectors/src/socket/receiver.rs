@@ -1,9 +1,10 @@
 //! The connection: reads into the buffer, and connects again when it ends.
 
-use std::{io, sync::Arc};
+use std::{io, os::fd::AsFd, sync::Arc, time::Duration};
 
 use millstream_common::{failure::Failure, time::Clock};
 use parking_lot::Mutex;
+use rustix::net::sockopt;
 use tokio::{
     io::AsyncReadExt,
     net::TcpStream,
@@ -15,6 +16,13 @@ use super::{Settings, buffer::LineBuffer};
 /// Bytes read at once.
 const READ: usize = 64 << 10;
 
+/// A connection on which nothing comes for so long is asked whether its other end is still there...
+const QUIET: Duration = Duration::from_secs(30);
+/// ... so often, without an answer, before it counts as gone...
+const PROBES: u32 = 3;
+/// ... and in such intervals. A machine that lost its power says no goodbye.
+const PROBE_EVERY: Duration = Duration::from_secs(10);
+
 /// What receiver and driver half share.
 pub(super) struct Shared {
     pub buffer: Mutex<Received>,
@@ -25,6 +33,8 @@ pub(super) struct Shared {
 /// What was received.
 pub(super) struct Received {
     pub lines: LineBuffer,
+    /// Bytes of lines that batches have which are not over.
+    pub planned: u64,
     /// Why nothing more is received.
     pub failure: Option<Failure>,
 }
@@ -36,6 +46,13 @@ pub(super) struct Receiver {
     pub shared: Arc<Shared>,
     /// Whether to stop.
     pub stop: watch::Receiver<bool>,
+}
+
+impl Received {
+    /// Whether no more may be received for now.
+    pub(super) fn is_full(&self) -> bool {
+        self.lines.is_full(self.planned)
+    }
 }
 
 impl Receiver {
@@ -81,7 +98,11 @@ impl Receiver {
         let deadline = self.clock.now().after(self.settings.connect_timeout);
         tokio::select! {
             biased;
-            connected = TcpStream::connect(&self.settings.address) => connected,
+            connected = TcpStream::connect(&self.settings.address) => {
+                let stream = connected?;
+                watch_over(&stream)?;
+                Ok(stream)
+            }
             () = self.clock.until(deadline) => Err(io::ErrorKind::TimedOut.into()),
         }
     }
@@ -115,10 +136,53 @@ impl Receiver {
     async fn wait_for_room(&self) {
         loop {
             let drained = self.shared.drained.notified();
-            if !self.shared.buffer.lock().lines.is_full() {
+            if !self.shared.buffer.lock().is_full() {
                 return;
             }
             drained.await;
         }
+    }
+}
+
+/// Lets the system find out when the other end is gone.
+fn watch_over(stream: &TcpStream) -> io::Result<()> {
+    let socket = stream.as_fd();
+    sockopt::set_tcp_keepidle(socket, QUIET)?;
+    sockopt::set_tcp_keepintvl(socket, PROBE_EVERY)?;
+    sockopt::set_tcp_keepcnt(socket, PROBES)?;
+    sockopt::set_socket_keepalive(socket, true)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_is_watched_over() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let settings = Arc::new(Settings::new(address));
+        let received = Received {
+            lines: LineBuffer::new(&settings),
+            planned: 0,
+            failure: None,
+        };
+        let receiver = Receiver {
+            settings,
+            clock: Arc::new(millstream_common::time::SystemClock::new()),
+            shared: Arc::new(Shared {
+                buffer: Mutex::new(received),
+                drained: Notify::new(),
+            }),
+            stop: watch::channel(false).1,
+        };
+        let stream = receiver.connect().await.unwrap();
+        assert!(sockopt::socket_keepalive(&stream).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&stream).unwrap(), QUIET);
+        assert_eq!(sockopt::tcp_keepintvl(&stream).unwrap(), PROBE_EVERY);
+        assert_eq!(sockopt::tcp_keepcnt(&stream).unwrap(), PROBES);
     }
 }

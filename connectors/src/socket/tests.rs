@@ -99,8 +99,16 @@ async fn conforms() {
 }
 
 async fn plan(driver: &mut SocketDriver, max_rows: Option<u64>) -> Result<PlannedInput, Failure> {
+    plan_batch(driver, 0, max_rows).await
+}
+
+async fn plan_batch(
+    driver: &mut SocketDriver,
+    batch: u64,
+    max_rows: Option<u64>,
+) -> Result<PlannedInput, Failure> {
     let request = PlanRequest {
-        batch: BatchId(0),
+        batch: BatchId(batch),
         batch_time: BatchTime(0),
         max_rows,
         interval_millis: 1_000,
@@ -195,6 +203,7 @@ async fn a_full_buffer_slows_the_sender_down_and_loses_nothing() {
         while next < total {
             assert!(driver.waiting_rows() * 21 <= 100_000 + (64 << 10));
             let planned = plan(&mut driver, Some(1_200)).await.unwrap();
+            driver.committed(BatchId(0), &planned).await.unwrap();
             let rows = rows_of(&planned);
             assert!(rows.len() <= 1_200);
             for row in &rows {
@@ -208,6 +217,54 @@ async fn a_full_buffer_slows_the_sender_down_and_loses_nothing() {
         }
     };
     tokio::time::timeout(DEADLINE, all).await.unwrap();
+    sender.await.unwrap();
+}
+
+#[tokio::test]
+async fn lines_of_batches_that_wait_count_as_held() {
+    let mut server = Server::new().await;
+    server.settings.max_buffered = 100_000;
+    let mut driver = server.receiver();
+    driver.start().await.unwrap();
+    server.accept().await;
+    let mut connection = server.connection.take().unwrap();
+    let sender = tokio::spawn(async move {
+        let line = format!("{:0999}\n", 0).repeat(100);
+        // Until the driver hangs up.
+        while connection.write_all(line.as_bytes()).await.is_ok() {}
+    });
+    let mut waiting: Vec<PlannedInput> = Vec::new();
+    let planned = async {
+        // Whatever is planned while none of it is committed, no more than the bound comes.
+        while waiting
+            .iter()
+            .map(|input| rows_of(input).len())
+            .sum::<usize>()
+            < 100
+        {
+            let batch = waiting.len() as u64;
+            waiting.push(plan_batch(&mut driver, batch, Some(30)).await.unwrap());
+            moment().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, planned).await.unwrap();
+    for _ in 0..50 {
+        let batch = waiting.len() as u64;
+        waiting.push(plan_batch(&mut driver, batch, None).await.unwrap());
+        moment().await;
+    }
+    let rows: usize = waiting.iter().map(|input| rows_of(input).len()).sum();
+    // One read may go past the bound.
+    assert!(rows <= 100 + 66, "{rows} rows");
+    for (batch, input) in waiting.iter().enumerate() {
+        driver
+            .committed(BatchId(batch as u64), input)
+            .await
+            .unwrap();
+    }
+    received(&driver, 60).await;
+    driver.stop().await;
+    drop(driver);
     sender.await.unwrap();
 }
 

@@ -4,13 +4,15 @@ use std::{marker::PhantomData, sync::Arc};
 
 use async_trait::async_trait;
 use millstream_common::{
+    config::keys,
     failure::{Failure, FailureKind},
     time::BatchTime,
 };
+use millstream_connectors::malformed::{self, OnMalformed};
 use millstream_dataflow::{combine::Data, exchange, plan::Exchange};
 use millstream_driver::output::{BatchInfo, BlockReader, OutputDriver, PartitionResult};
 use serde_json::Value;
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, task::JoinError};
 
 use crate::{
     batch::{ComputedBatch, Missed},
@@ -30,6 +32,7 @@ impl<T: Data> DStream<T> {
         R: Outcome,
     {
         let f: Callback<T> = Arc::new(move |batch, time| f(batch, time).into_result());
+        let on_malformed = self.graph.lock().config.get(keys::INPUT_ON_MALFORMED);
         self.add_output(Node {
             kind: "for-each-batch".to_owned(),
             name: None,
@@ -45,6 +48,7 @@ impl<T: Data> DStream<T> {
                         id: id.to_owned(),
                         f: f.clone(),
                         max_bytes: options.collect_max_bytes,
+                        on_malformed: on_malformed.into(),
                         row: PhantomData,
                     })
                 }),
@@ -64,6 +68,8 @@ struct CallbackDriver<T> {
     id: String,
     f: Callback<T>,
     max_bytes: u64,
+    /// What becomes of records that `f` finds malformed as it decodes them.
+    on_malformed: OnMalformed,
     row: PhantomData<fn() -> T>,
 }
 
@@ -84,8 +90,12 @@ impl<T: Data> OutputDriver for CallbackDriver<T> {
             self.max_bytes,
             missed.clone(),
         );
-        let f = self.f.clone();
-        let called = tokio::task::spawn_blocking(move || f(&computed, batch.batch_time)).await;
+        let (f, on_malformed) = (self.f.clone(), self.on_malformed);
+        let call = move || {
+            malformed::begin(on_malformed);
+            f(&computed, batch.batch_time)
+        };
+        let called = tokio::task::spawn_blocking(call).await;
         let is_done = matches!(called, Ok(Ok(())));
         if !is_done && let Some(failure) = missed.take() {
             // It failed for want of rows that can be made again.
@@ -94,18 +104,22 @@ impl<T: Data> OutputDriver for CallbackDriver<T> {
         match called {
             Ok(Ok(())) => Ok(()),
             Ok(Err(reason)) => Err(user_failure(reason).in_operator(&self.id)),
-            Err(error) if error.is_panic() => {
-                let failure = Failure::new(
-                    FailureKind::UserCode,
-                    format!("a callback panicked: {error}"),
-                );
-                Err(failure.in_operator(&self.id))
-            }
+            Err(error) if error.is_panic() => Err(of_panic(error).in_operator(&self.id)),
             Err(error) => Err(Failure::caused_by(
                 FailureKind::Internal,
                 "a callback ended early",
                 &error,
             )),
         }
+    }
+}
+
+/// A connector that is called within the function (a record's text) unwinds with the failure itself.
+fn of_panic(error: JoinError) -> Failure {
+    let message = format!("a callback panicked: {error}");
+    let panic = error.try_into_panic().ok();
+    match panic.and_then(|panic| panic.downcast::<Failure>().ok()) {
+        Some(failure) => *failure,
+        None => Failure::new(FailureKind::UserCode, message),
     }
 }

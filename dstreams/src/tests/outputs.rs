@@ -8,8 +8,10 @@ use millstream_common::{
     failure::{Failure, FailureKind},
     ids::{BatchId, BlockId, Epoch, ExecutorId, QueryId, StageId, TaskId},
     protocol::{BlockLocation, BlockMeta, SinkCommit},
+    text::Blob,
     time::BatchTime,
 };
+use millstream_connectors::malformed;
 use millstream_connectors::sink::{Sink, SinkBatch, SinkDriver, SinkStart, SinkWriter, WriteId};
 use millstream_dataflow::program::TaskContext;
 use millstream_driver::output::{BatchInfo, BlockReader, PartitionResult};
@@ -18,7 +20,7 @@ use serde_json::{Value, json};
 
 use crate::{
     CompileOptions,
-    testing::{Runner, context, given},
+    testing::{Runner, context, context_with, given},
 };
 
 const RULE: &str = "-------------------------------------------";
@@ -124,6 +126,33 @@ fn a_callback_that_fails_ends_the_batch_and_is_named() {
     let panicked = runner.run(1, &[1]).unwrap_err();
     assert_eq!(panicked.operator.as_deref(), Some("save"));
     assert!(panicked.message.contains("panicked"), "{panicked}");
+}
+
+#[test]
+fn what_is_no_text_is_treated_in_a_callback_as_configured() {
+    let called = |policy: &str| {
+        let configuration = [("input.on_malformed".to_owned(), policy.to_owned())];
+        let ssc = context_with(1, configuration.into());
+        let values = given(&ssc, vec![vec![vec![Blob::from_vec(b"caf\xe9".to_vec())]]]);
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let seeing = seen.clone();
+        values.for_each_batch(move |batch, _| {
+            for value in batch.collect()? {
+                let text = malformed::text(value, || "the value".to_owned());
+                seeing.lock().push(text.to_string());
+            }
+            Ok::<(), Failure>(())
+        });
+        let ran = Runner::new(&ssc).unwrap().run(0, &[1]);
+        ran.map(|()| seen.lock().clone())
+    };
+    assert_eq!(called("replace"), Ok(vec!["caf\u{fffd}".to_owned()]));
+    let failure = called("fail").unwrap_err();
+    assert_eq!(failure.kind, FailureKind::BadInput);
+    assert!(
+        failure.message.contains("the value is not UTF-8"),
+        "{failure}"
+    );
 }
 
 /// Blocks whose executor is gone.

@@ -20,6 +20,8 @@ use uuid::Uuid;
 
 const PREFIX: &str = "millstream-spill-";
 const LOCK: &str = "lock";
+/// Folders that are tried when others sweep them as they are made.
+const TRIES: u32 = 5;
 
 /// A folder that this executor alone uses, deleted when dropped.
 #[derive(Debug)]
@@ -37,16 +39,7 @@ impl SpillFolder {
     /// # Errors
     /// `Io`, naming the path and `shuffle.spill_dir`.
     pub fn create(parent: &Path) -> Result<Self, Failure> {
-        let path = parent.join(format!("{PREFIX}{}", Uuid::new_v4().as_simple()));
-        let create = || -> io::Result<File> {
-            fs::create_dir_all(parent)?;
-            sweep(parent);
-            fs::create_dir(&path)?;
-            let lock = File::create(path.join(LOCK))?;
-            lock.lock()?;
-            Ok(lock)
-        };
-        let lock = create().map_err(|error| io_failure("make", &path, &error))?;
+        let (path, lock) = make(parent, || {})?;
         Ok(Self {
             path,
             files: AtomicU64::new(0),
@@ -121,6 +114,39 @@ impl Drop for SpillFolder {
             tracing::warn!(path = %self.path.display(), %error, "the spill folder could not be deleted");
         }
     }
+}
+
+/// A new folder, and its lock. `before_lock` is called before the lock is taken.
+fn make(parent: &Path, before_lock: impl Fn()) -> Result<(PathBuf, File), Failure> {
+    for _ in 0..TRIES {
+        let path = parent.join(format!("{PREFIX}{}", Uuid::new_v4().as_simple()));
+        let locked = || -> io::Result<File> {
+            fs::create_dir_all(parent)?;
+            sweep(parent);
+            fs::create_dir(&path)?;
+            let lock = File::create(path.join(LOCK))?;
+            before_lock();
+            lock.lock()?;
+            Ok(lock)
+        };
+        let lock = match locked() {
+            Ok(lock) => lock,
+            // Somebody sweeps it already.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && parent.is_dir() => continue,
+            Err(error) => return Err(io_failure("make", &path, &error)),
+        };
+        // Until it was locked another executor that starts now could take it for one that was left.
+        if path.join(LOCK).exists() {
+            return Ok((path, lock));
+        }
+    }
+    Err(Failure::new(
+        FailureKind::Io,
+        format!(
+            "could not make a spill folder in {}: something removes it at once; give shuffle.spill_dir a folder of its own",
+            parent.display()
+        ),
+    ))
 }
 
 fn sweep(parent: &Path) {
@@ -205,4 +231,29 @@ fn io_failure(what: &str, path: &Path, error: &io::Error) -> Failure {
         ),
         error,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_that_another_sweeps_as_it_is_made_is_made_again() {
+        let parent = tempfile::tempdir().expect("folder");
+        let sweeps = Cell::new(0);
+        let (path, _lock) = make(parent.path(), || {
+            if sweeps.get() < 2 {
+                sweeps.set(sweeps.get() + 1);
+                sweep(parent.path());
+            }
+        })
+        .expect("the third stays");
+        assert_eq!(sweeps.get(), 2);
+        assert!(path.join(LOCK).exists());
+        sweep(parent.path());
+        assert!(path.join(LOCK).exists(), "it is locked");
+        assert_eq!(fs::read_dir(parent.path()).expect("listed").count(), 1);
+    }
 }

@@ -12,8 +12,9 @@ use std::{
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use millstream_common::{
+    config::{ByteSize, Setting, keys},
     failure::Failure,
-    protocol::{Hello, RegisterReply, RegisterRequest, ToExecutor},
+    protocol::{Application, Hello, RegisterReply, RegisterRequest, ToExecutor},
     time::Clock,
 };
 use millstream_proto::{
@@ -64,14 +65,16 @@ pub struct GrpcLink {
     secret: PresentSecret,
     has_secret: bool,
     timeout: Duration,
-    max_message: usize,
+    /// This process's own bound, until a driver has said which is in force.
+    max_message: AtomicUsize,
     clock: Arc<dyn Clock>,
 }
 
 type Client = DriverClient<InterceptedService<Channel, PresentSecret>>;
 
 impl GrpcLink {
-    /// A link to drivers at `addresses` (`http://host:port` or `host:port`). Connecting and each answer may take `timeout`.
+    /// A link to drivers at `addresses` (`http://host:port` or `host:port`). Connecting and each answer may take `timeout`. Messages have at most
+    /// `max_message` bytes, or what the driver's configuration says from the registration on.
     ///
     /// # Errors
     /// [`InvalidAddress`].
@@ -119,7 +122,7 @@ impl GrpcLink {
             secret: PresentSecret::new(secret),
             has_secret: secret.is_some(),
             timeout,
-            max_message,
+            max_message: AtomicUsize::new(max_message),
             clock,
         })
     }
@@ -129,9 +132,10 @@ impl GrpcLink {
             .open(endpoint)
             .await
             .map_err(|error| error_chain(&error))?;
+        let max_message = self.max_message.load(Ordering::Relaxed);
         let client = DriverClient::with_interceptor(channel, self.secret.clone())
-            .max_decoding_message_size(self.max_message)
-            .max_encoding_message_size(self.max_message);
+            .max_decoding_message_size(max_message)
+            .max_encoding_message_size(max_message);
         Ok(client)
     }
 
@@ -200,7 +204,11 @@ impl DriverLink for GrpcLink {
                 "this executor has an auth.secret, and the driver asks for none: give the driver and all executors the same one",
             )));
         }
-        RegisterReply::try_from(reply).map_err(malformed)
+        let reply = RegisterReply::try_from(reply).map_err(malformed)?;
+        if let Some(bytes) = max_message_of(&reply.application) {
+            self.max_message.store(bytes, Ordering::Relaxed);
+        }
+        Ok(reply)
     }
 
     async fn session(&self, hello: Hello) -> Result<Session, LinkError> {
@@ -223,6 +231,14 @@ impl DriverLink for GrpcLink {
             from_driver,
         })
     }
+}
+
+/// The bound on messages that a driver goes by: a larger one would cut the session, again and again.
+fn max_message_of(application: &Application) -> Option<usize> {
+    let text = application
+        .configuration
+        .get(keys::RPC_MAX_MESSAGE.name())?;
+    ByteSize::parse(text).map(ByteSize::as_len)
 }
 
 fn malformed(error: millstream_proto::ConversionError) -> LinkError {
@@ -295,9 +311,17 @@ fn error_chain(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write, net::TcpListener};
+    use std::{collections::BTreeMap, io::Write, net::TcpListener, pin::Pin};
 
-    use millstream_common::time::SystemClock;
+    use bytes::Bytes;
+    use futures::Stream;
+    use millstream_common::{
+        ids::{ExecutorId, QueryId},
+        protocol::QueryProgram,
+        time::SystemClock,
+    };
+    use tokio_stream::wrappers::TcpListenerStream;
+    use tonic::{Response, transport::Server};
 
     use super::*;
 
@@ -306,6 +330,92 @@ mod tests {
         let clock = Arc::new(SystemClock::new());
         let timeout = Duration::from_secs(10);
         GrpcLink::new(&addresses, None, &Tls::default(), timeout, 1 << 20, clock)
+    }
+
+    /// A driver whose messages are larger than the executor's own bound.
+    struct Large;
+
+    /// More than a link of these tests takes by itself.
+    const LARGE: usize = 3 << 20;
+
+    #[tonic::async_trait]
+    impl pb::driver_server::Driver for Large {
+        type SessionStream = Pin<Box<dyn Stream<Item = Result<pb::DriverMessage, Status>> + Send>>;
+
+        async fn register(
+            &self,
+            _: Request<pb::RegisterRequest>,
+        ) -> Result<Response<pb::RegisterReply>, Status> {
+            let configuration = [("rpc.max_message".to_owned(), "4MiB".to_owned())];
+            let reply = RegisterReply {
+                executor: ExecutorId::random(),
+                application: Application {
+                    name: String::new(),
+                    arguments: serde_json::Value::Null,
+                    configuration: BTreeMap::from(configuration),
+                    parallelism: 1,
+                    batch_interval_millis: 1_000,
+                    build_id: String::new(),
+                    recorded: BTreeMap::new(),
+                },
+                shared_files: Vec::new(),
+            };
+            Ok(Response::new(reply.into()))
+        }
+
+        async fn session(
+            &self,
+            _: Request<Streaming<pb::ExecutorMessage>>,
+        ) -> Result<Response<Self::SessionStream>, Status> {
+            let program = QueryProgram {
+                query: QueryId::random(),
+                bytes: Bytes::from(vec![7; LARGE]),
+                checkpoint: None,
+                shared_files: Vec::new(),
+            };
+            let message = pb::DriverMessage::from(ToExecutor::Program(Box::new(program)));
+            let messages = stream::iter([Ok(message)]).chain(stream::pending());
+            Ok(Response::new(Box::pin(messages)))
+        }
+    }
+
+    #[tokio::test]
+    async fn messages_are_as_large_as_the_driver_says() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("binds");
+        let address = listener.local_addr().expect("address").to_string();
+        let service = pb::driver_server::DriverServer::new(Large);
+        let serving = Server::builder()
+            .add_service(service)
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        let _serving = tokio::spawn(serving);
+        let link = link(&[&address]).expect("an address");
+        let registered = link.register(request()).await.expect("registered");
+        let hello = Hello {
+            executor: registered.executor,
+            fingerprint: String::new(),
+            unshared: Vec::new(),
+        };
+        let mut session = link.session(hello).await.expect("a session");
+        let message = session.from_driver.recv().await;
+        let Some(Ok(ToExecutor::Program(program))) = message else {
+            panic!("the session was cut: {message:?}");
+        };
+        assert_eq!(program.bytes.len(), LARGE);
+    }
+
+    fn request() -> RegisterRequest {
+        RegisterRequest {
+            protocol: 1,
+            version: String::new(),
+            build_id: String::new(),
+            cores: 1,
+            block_address: String::new(),
+            http_address: String::new(),
+            process_id: 1,
+            host: String::new(),
+        }
     }
 
     #[tokio::test]
@@ -351,17 +461,7 @@ mod tests {
             .spawn(answering)
             .expect("a thread");
         let link = link(&[&address]).expect("an address");
-        let request = RegisterRequest {
-            protocol: 1,
-            version: String::new(),
-            build_id: String::new(),
-            cores: 1,
-            block_address: String::new(),
-            http_address: String::new(),
-            process_id: 1,
-            host: String::new(),
-        };
-        let error = link.register(request).await.expect_err("no driver");
+        let error = link.register(request()).await.expect_err("no driver");
         let LinkError::Unreachable(told) = error else {
             panic!("{error}");
         };

@@ -10,7 +10,7 @@ use millstream_common::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
 use super::{
     FileSplit, Settings,
@@ -83,6 +83,28 @@ impl TextFileDriver {
                 return Err(self.slow());
             }
         };
+        self.listed(listed)
+    }
+
+    /// Lists the folders, however long that takes: without it there is no start.
+    async fn list_whole(&mut self) -> Result<Listing, Failure> {
+        let mut running = self.begin_listing(Duration::ZERO);
+        let deadline = self.clock.now().after(self.settings.listing_timeout);
+        let listed = tokio::select! {
+            biased;
+            listed = &mut running => listed,
+            () = self.clock.until(deadline) => {
+                tracing::warn!(folder = %self.settings.directory, "looking into a folder for the first time takes long; the first batch waits for it");
+                running.await
+            }
+        };
+        self.listed(listed)
+    }
+
+    fn listed(
+        &mut self,
+        listed: Result<Result<Listing, ListError>, JoinError>,
+    ) -> Result<Listing, Failure> {
         let listing = match listed {
             Ok(Ok(listing)) => listing,
             Ok(Err(error)) => {
@@ -281,7 +303,7 @@ impl SourceDriver for TextFileDriver {
         self.seen = Arc::default();
         self.waiting.clear();
         self.running = None;
-        let existing = self.list(Duration::ZERO).await?.new_files;
+        let existing = self.list_whole().await?.new_files;
         if self.settings.existing_files {
             return to_value(&Snapshot::default());
         }

@@ -89,6 +89,25 @@ async fn conforms() {
     check_source(&mut limited).await.unwrap();
 }
 
+#[tokio::test]
+async fn the_first_listing_is_waited_for_however_long_it_takes() {
+    let mut folder = Folder::new();
+    folder.put(b"before\n");
+    folder.settings.listing_timeout = std::time::Duration::ZERO;
+    let mut driver = folder.driver();
+    driver.start().await.unwrap();
+    folder.put(b"after\n");
+    // A plan gives up, and goes on with the same listing when it is asked again.
+    let rows = loop {
+        match read_all(&folder, &mut driver).await {
+            Ok(rows) => break rows,
+            Err(failure) => assert_eq!(failure.retry, Retry::Backoff),
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(rows, ["after"]);
+}
+
 /// All rows of everything that is new, in the order of the splits, with the count of malformed lines.
 async fn read_all(folder: &Folder, driver: &mut TextFileDriver) -> Result<Vec<Text>, Failure> {
     let request = PlanRequest {

@@ -143,7 +143,12 @@ impl LogStore for Flaky {
         };
         // The first two are the probe's.
         if put > 1 && put.is_multiple_of(5) {
-            return Err(failed());
+            return Err(log_store::Error::Io {
+                action: "write",
+                path: PathBuf::from(name),
+                advice: "the disk is full: make room there",
+                source: std::io::ErrorKind::StorageFull.into(),
+            });
         }
         let outcome = self.inner.put_if_absent(name, bytes).await?;
         if put > 1 && put.is_multiple_of(3) {
@@ -529,7 +534,7 @@ async fn an_altered_checkpoint_is_refused_and_left_alone() {
 }
 
 #[tokio::test]
-async fn puts_of_unknown_outcome_are_read_back_and_tried_again() {
+async fn puts_of_unknown_outcome_are_read_back_and_those_on_a_full_disk_tried_again() {
     let mut world = World::new(0);
     world.publishes = true;
     let handle = world.start(Arc::new(Flaky::default()), Arc::new(SystemClock::new()));
