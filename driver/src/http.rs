@@ -34,6 +34,9 @@ A Millstream driver. What it serves, read-only:
 /api/v1/executors     the executors
 ";
 
+const NO_SUCH_QUERY: &str =
+    "there is no such query; /api/v1/queries shows the names and ids of those there are\n";
+
 /// What the REST API shows of a running application; each call gives JSON.
 pub trait ApplicationView: Send + Sync {
     /// Name, id, start time, configuration, queries with their plans.
@@ -116,7 +119,7 @@ async fn encode_metrics(State(shared): State<Arc<Shared>>) -> Response {
 async fn progress(State(shared): State<Arc<Shared>>, Path(query): Path<String>) -> Response {
     match shared.view.progress(&query) {
         Some(recent) => Json(recent).into_response(),
-        None => (StatusCode::NOT_FOUND, "there is no such query\n").into_response(),
+        None => (StatusCode::NOT_FOUND, NO_SUCH_QUERY).into_response(),
     }
 }
 

@@ -153,7 +153,7 @@ where
         return Ok(ExitCode::SUCCESS);
     }
     tracing::error!(
-        "stopped before everything planned was committed and published; the next start goes on with it"
+        "stopped before everything planned was committed and published; where there is a checkpoint the next start goes on with it"
     );
     Ok(ExitCode::from(EXIT_UNCOMMITTED))
 }

@@ -249,7 +249,7 @@ declare_keys! {
         "log.format" LOG_FORMAT: LogFormat = LogFormat::Text, process;
         /// Whether `/metrics` is served.
         "metrics.enabled" METRICS_ENABLED: bool = true, process;
-        /// When the progress of long batches is shown on standard error; `auto` when that is a terminal.
+        /// When a line on the newest batch is shown on standard error, in programs of DStreams; `auto` when that is a terminal and standard output is none.
         "progress.show" PROGRESS_SHOW: ShowProgress = ShowProgress::Auto, process;
     }
 }

@@ -159,7 +159,7 @@ fn check_aggregate(aggregate: &Aggregate) -> Result<(), Error> {
         if params.distinct {
             return Err(Error::refused(
                 "distinct aggregations are not supported on streaming DataFrames/Datasets",
-                "group by the column first, or count without distinct",
+                "take the column into the grouping keys, and count its values where the output is read",
             ));
         }
         if !params.order_by.is_empty() || !MERGEABLE.contains(&func.name()) {

@@ -343,11 +343,18 @@ impl Session {
         if let Some(function) = self.0.host.functions().find(name) {
             return Ok(function.clone());
         }
-        let known = self.0.context.state();
-        let known = known.scalar_functions().get(&name.to_ascii_lowercase());
-        known
-            .map(|function| function.as_ref().clone())
-            .ok_or_else(|| Error::Plan(format!("there is no function {name}")))
+        let state = self.0.context.state();
+        let known = state.scalar_functions();
+        let wanted = name.to_ascii_lowercase();
+        if let Some(function) = known.get(&wanted) {
+            return Ok(function.as_ref().clone());
+        }
+        let distance = |known: &&String| (strsim::levenshtein(known, &wanted), (*known).clone());
+        let message = match known.keys().min_by_key(distance) {
+            Some(nearest) => format!("there is no function {name}; is {nearest} meant?"),
+            None => format!("there is no function {name}"),
+        };
+        Err(Error::Plan(message))
     }
 
     pub(crate) fn build_id(&self) -> &str {

@@ -162,7 +162,7 @@ fn metrics_and_rest_tell_queries_apart() {
     }
     assert_eq!(
         http(&session, "/api/v1/queries/six/progress"),
-        "there is no such query\n"
+        "there is no such query; /api/v1/queries shows the names and ids of those there are\n"
     );
     let batches = rest(&session, "batches");
     let mut names: Vec<&str> = batches

@@ -36,8 +36,19 @@ enum Command {
     /// `PROGRAM executor`.
     #[cfg(feature = "sql")]
     Executor(millstream::sql::ExecutorArgs),
+    /// Not in this build, which is without Structured Streaming (feature `sql`)
+    #[cfg(not(feature = "sql"))]
+    #[command(hide = true)]
+    Executor {
+        /// Whatever an executor is given
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<std::ffi::OsString>,
+    },
     New(new::NewArgs),
 }
+
+#[cfg(not(feature = "sql"))]
+const NO_EXECUTOR: &str = "this millstream was built without Structured Streaming, whose programs alone it can be an executor of: build it with `--features sql`; executors of other programs run as `PROGRAM executor`";
 
 fn main() -> ExitCode {
     let line = CommandLine::parse();
@@ -45,6 +56,8 @@ fn main() -> ExitCode {
         Some(Command::Certs(args)) => end(certs::run(&args), certs::Error::exit_code),
         #[cfg(feature = "sql")]
         Some(Command::Executor(flags)) => millstream::sql::execute_any(&flags),
+        #[cfg(not(feature = "sql"))]
+        Some(Command::Executor { .. }) => end(Err::<(), _>(NO_EXECUTOR), |_| 2),
         Some(Command::New(args)) => end(new::run(&args), new::Error::exit_code),
         None if line.version => end(show_version(), |_| 1),
         None => {
