@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::Error;
 
+#[cfg(feature = "sql")]
 const BATCH_INTERVAL: &str = "batch_interval";
 
 /// Flags of a driver.
