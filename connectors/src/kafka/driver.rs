@@ -607,7 +607,7 @@ fn explicit(
 
 fn no_broker(brokers: &str, timeout: Duration, error: &KafkaError) -> Failure {
     let message = format!(
-        "no answer from the Kafka brokers {brokers} within {timeout:?}; see whether one listens there, for example with: kcat -L -b {brokers} (or try the embedded broker: --demo)"
+        "no answer from the Kafka brokers {brokers} within {timeout:?}; see whether one listens there, for example with: kcat -L -b {brokers}"
     );
     Failure::caused_by(FailureKind::Io, message, error).with_code("kafka.no_broker")
 }
