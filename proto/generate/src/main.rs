@@ -1,6 +1,7 @@
 //! Makes `generated/` of `millstream-proto` from its `.proto` file. The result is kept in the sources: this takes longer to compile than the protocol itself.
 
 use std::{
+    env,
     error::Error,
     fs,
     path::{Path, PathBuf},
@@ -13,8 +14,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// Asked for when it runs, under Cargo: a target directory may outlive the checkout that this was compiled in.
 fn protocol() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    let package = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default();
+    Path::new(&package).join("..")
 }
 
 fn kept() -> PathBuf {
