@@ -120,11 +120,9 @@ impl<'t> Lists<'t> {
     fn push(&mut self, piece: Range<usize>) {
         let end = self.values.len() + piece.len();
         // A length that is known beforehand is copied without a call.
-        match self.texts.get(piece.start..piece.start + NEAR) {
+        match self.texts[piece.start..].first_chunk::<NEAR>() {
             Some(near) if piece.len() <= NEAR => {
-                if let Some(near) = near.first_chunk::<NEAR>() {
-                    self.values.extend_from_slice(near);
-                }
+                self.values.extend_from_slice(near);
                 self.values.truncate(end);
             }
             _ => self.values.extend_from_slice(&self.texts[piece]),

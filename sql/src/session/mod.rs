@@ -349,8 +349,10 @@ impl Session {
         if let Some(function) = known.get(&wanted) {
             return Ok(function.as_ref().clone());
         }
-        let distance = |known: &&String| (strsim::levenshtein(known, &wanted), (*known).clone());
-        let message = match known.keys().min_by_key(distance) {
+        let near = known
+            .keys()
+            .min_by_key(|known| (strsim::levenshtein(known, &wanted), known.as_str()));
+        let message = match near {
             Some(nearest) => format!("there is no function {name}; is {nearest} meant?"),
             None => format!("there is no function {name}"),
         };

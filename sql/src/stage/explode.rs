@@ -113,7 +113,7 @@ impl ExecutionPlan for ExplodeExec {
         partition: usize,
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
-        let most = context.session_config().batch_size();
+        let most = context.session_config().batch_size().max(1);
         let schema = Arc::clone(&self.schema);
         let lists = self.input.execute(partition, context)?;
         let elements = lists.flat_map(move |batch| {
@@ -128,7 +128,7 @@ impl ExecutionPlan for ExplodeExec {
     }
 }
 
-/// The elements of all lists, in batches of `most` rows.
+/// The elements of all lists, in batches of `most` rows, which is at least one.
 fn elements(batch: &RecordBatch, schema: &SchemaRef, most: usize) -> Result<Vec<RecordBatch>> {
     let mut column = Arc::clone(batch.column(0));
     if column.null_count() > 0 {
@@ -142,8 +142,8 @@ fn elements(batch: &RecordBatch, schema: &SchemaRef, most: usize) -> Result<Vec<
     let all = lists.values().slice(begin, end - begin);
     let all = RecordBatch::try_new(Arc::clone(schema), vec![all])?;
     Ok((0..all.num_rows())
-        .step_by(most.max(1))
-        .map(|from| all.slice(from, most.max(1).min(all.num_rows() - from)))
+        .step_by(most)
+        .map(|from| all.slice(from, most.min(all.num_rows() - from)))
         .collect())
 }
 
