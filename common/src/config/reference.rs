@@ -17,7 +17,7 @@ Each key can be set in four places. A later one wins:
 3. the command line: `--conf task.max_failures=8`;
 4. the application's code: `builder.conf(\"task.max_failures\", 8)`.
 
-An unknown key or a bad value is refused at the start, with the place it came from and the nearest valid one.
+An unknown key or a bad value is refused at the start, with the place it came from, the nearest key, or the values that are taken.
 
 Durations are an integer and one of `ns`, `us`, `ms`, `s`, `m`, `h`, `d`. Sizes are an integer and one of `B`,
 `KiB`, `MiB`, `GiB`, `TiB`. An optional key set to nothing (`--conf time.zone=`) has no value.

@@ -8,23 +8,22 @@ use std::{
 
 use async_trait::async_trait;
 use millstream_common::{
-    failure::{Failure, FailureKind, Fault, Retry},
+    failure::{Failure, FailureKind},
     ids::BatchId,
     time::{Clock, Tick},
 };
 use parking_lot::Mutex;
-use rdkafka::{
-    Offset, TopicPartitionList,
-    consumer::{CommitMode, Consumer as _},
-    error::KafkaError,
-};
+use rdkafka::{Offset, consumer::Consumer as _};
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
     OnDataLoss, Settings, StartingOffsets, Subscription,
-    client::{self, Consumer},
+    asking::{
+        NO_LEADER, commit, connected, no_broker, offsets_at, partitions_of, unknown_topic, user,
+    },
+    client::Consumer,
     compile_pattern,
     group::GroupCommits,
     ranges,
@@ -39,6 +38,9 @@ pub(super) type Offsets = BTreeMap<Place, i64>;
 
 /// How long the end of a query waits for its last group commit: less than a source may take to stop.
 const COMMIT_WITHIN: Duration = Duration::from_secs(4);
+
+/// Between two questions at the start, while a partition has no leader.
+const ELECTION: Duration = Duration::from_millis(100);
 
 /// What stands in the log: topic → partition → offset.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -219,6 +221,21 @@ impl KafkaDriver {
             .await
     }
 
+    /// The same at the start, which waits for an election under way. Later on batches are planned again by themselves.
+    async fn first_offsets_at(&self, places: &[Place], at: Offset) -> Result<Offsets, Failure> {
+        let pauses = self.settings.plan_timeout.as_millis() / ELECTION.as_millis();
+        for _ in 0..pauses {
+            match self.offsets_at(places.to_vec(), at).await {
+                Err(failure) if failure.code == NO_LEADER => {
+                    tracing::debug!(%failure, "asking again");
+                    tokio::time::sleep(ELECTION).await;
+                }
+                answer => return answer,
+            }
+        }
+        self.offsets_at(places.to_vec(), at).await
+    }
+
     /// Adds partitions that were found since; they begin at their oldest record. Notices those that are gone.
     async fn look_for_new_partitions(&mut self) -> Result<(), Failure> {
         let now = self.clock.now();
@@ -355,8 +372,8 @@ impl SourceDriver for KafkaDriver {
     async fn start(&mut self) -> Result<Value, Failure> {
         let places: Vec<Place> = self.find_partitions(true).await?.into_iter().collect();
         self.partitions_seen_at = Some(self.clock.now());
-        let oldest = self.offsets_at(places.clone(), Offset::Beginning).await?;
-        let next = self.offsets_at(places, Offset::End).await?;
+        let oldest = self.first_offsets_at(&places, Offset::Beginning).await?;
+        let next = self.first_offsets_at(&places, Offset::End).await?;
         self.positions = match &self.settings.starting_offsets {
             StartingOffsets::Earliest => oldest,
             StartingOffsets::Latest => next,
@@ -459,111 +476,6 @@ impl SourceDriver for KafkaDriver {
     }
 }
 
-/// The client, made if it is not there yet.
-fn connected(
-    client: &Mutex<Option<Arc<Consumer>>>,
-    settings: &Settings,
-) -> Result<Arc<Consumer>, Failure> {
-    let mut client = client.lock();
-    if let Some(consumer) = &*client {
-        return Ok(Arc::clone(consumer));
-    }
-    let consumer = client::consumer(&settings.client()).map_err(|error| {
-        let message = "could not make a Kafka client; see the consumer's properties";
-        user(Failure::caused_by(FailureKind::Io, message, &error).with_code("kafka.properties"))
-    })?;
-    Ok(Arc::clone(client.insert(Arc::new(consumer))))
-}
-
-/// Commits group offsets. Without a coordinator librdkafka waits for `session.timeout.ms`.
-fn commit(
-    client: &Mutex<Option<Arc<Consumer>>>,
-    settings: &Settings,
-    positions: &Offsets,
-) -> Result<(), Failure> {
-    let consumer = connected(client, settings)?;
-    let mut list = TopicPartitionList::new();
-    for ((topic, partition), offset) in positions {
-        list.add_partition_offset(topic, *partition, Offset::Offset(*offset))
-            .map_err(|error| commit_failed(&settings.group, &error))?;
-    }
-    consumer
-        .commit(&list, CommitMode::Sync)
-        .map_err(|error| commit_failed(&settings.group, &error))
-}
-
-fn partitions_of(
-    consumer: &Consumer,
-    topic: &str,
-    brokers: &str,
-    timeout: Duration,
-) -> Result<Vec<Place>, Failure> {
-    let metadata = consumer
-        .fetch_metadata(Some(topic), timeout)
-        .map_err(|error| no_broker(brokers, timeout, &error))?;
-    let found = metadata.topics().iter().find(|found| found.name() == topic);
-    let partitions: Vec<Place> = found
-        .map(|found| {
-            found
-                .partitions()
-                .iter()
-                .map(|partition| (topic.to_owned(), partition.id()))
-                .collect()
-        })
-        .unwrap_or_default();
-    Ok(partitions)
-}
-
-fn unknown_topic(topic: &str, brokers: &str) -> Failure {
-    let message = format!(
-        "topic {topic} is not there (brokers {brokers}); make it, for example with: kafka-topics.sh --bootstrap-server {brokers} --create --topic {topic} --partitions 4"
-    );
-    user(Failure::new(FailureKind::Io, message).with_code("kafka.unknown_topic"))
-}
-
-/// One request for all partitions: a lookup by time whose "time" is the protocol's word for the newest or oldest offset.
-fn offsets_at(
-    consumer: &Consumer,
-    places: &[Place],
-    at: Offset,
-    brokers: &str,
-    timeout: Duration,
-) -> Result<Offsets, Failure> {
-    if places.is_empty() {
-        return Ok(Offsets::new());
-    }
-    let mut asked = TopicPartitionList::new();
-    for (topic, partition) in places {
-        asked
-            .add_partition_offset(topic, *partition, at)
-            .map_err(|error| no_broker(brokers, timeout, &error))?;
-    }
-    let answered = consumer
-        .offsets_for_times(asked, timeout)
-        .map_err(|error| no_broker(brokers, timeout, &error))?;
-    let mut offsets = Offsets::new();
-    for element in answered.elements() {
-        let place = (element.topic().to_owned(), element.partition());
-        element.error().map_err(|error| {
-            let message = format!("the broker gave no offset for {}/{}", place.0, place.1);
-            Failure::caused_by(FailureKind::Io, message, &error).with_code("kafka.no_offset")
-        })?;
-        match element.offset() {
-            Offset::Offset(offset) => {
-                offsets.insert(place, offset);
-            }
-            other => {
-                let message = format!(
-                    "the broker gave no offset for {}/{} but {other:?}; ask again",
-                    place.0, place.1
-                );
-                return Err(Failure::new(FailureKind::Io, message));
-            }
-        }
-    }
-    Ok(offsets)
-}
-
 /// As in Spark's starting offsets.
 const NEXT: i64 = -1;
 /// As in Spark's starting offsets.
@@ -603,25 +515,6 @@ fn explicit(
         }
     }
     Ok(positions)
-}
-
-fn no_broker(brokers: &str, timeout: Duration, error: &KafkaError) -> Failure {
-    let message = format!(
-        "no answer from the Kafka brokers {brokers} within {timeout:?}; see whether one listens there, for example with: kcat -L -b {brokers}"
-    );
-    Failure::caused_by(FailureKind::Io, message, error).with_code("kafka.no_broker")
-}
-
-fn commit_failed(group: &str, error: &KafkaError) -> Failure {
-    let message = format!(
-        "could not commit the group offsets of {group}; only lag tools see them, no record is lost or doubled"
-    );
-    Failure::caused_by(FailureKind::Io, message, error).with_code("kafka.group_commit")
-}
-
-fn user(mut failure: Failure) -> Failure {
-    failure.fault = Fault::User;
-    failure.with_retry(Retry::Never)
 }
 
 fn to_json<T: Serialize>(value: &T) -> Result<Value, Failure> {

@@ -1,6 +1,7 @@
 //! Kafka: one task a topic partition, exact offset ranges, read-ahead on the executors.
 //!
 //! Layout:
+//! - `asking`: what the driver half asks the brokers
 //! - `buffer`: what was fetched of a partition and not yet read, without IO
 //! - `client`: the source's consumers and what they report
 //! - `driver`: the driver half: partitions, end offsets, ranges
@@ -14,6 +15,7 @@
 //! - [`sink`]: writes rows to topics, exactly once
 //! - `source`: the executor half: reads ranges
 
+mod asking;
 mod buffer;
 mod client;
 mod driver;

@@ -16,7 +16,11 @@ use std::{
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-/// Tools for Millstream applications, and an executor of Structured Streaming
+#[cfg_attr(
+    feature = "sql",
+    doc = "Tools for Millstream applications, and an executor of Structured Streaming"
+)]
+#[cfg_attr(not(feature = "sql"), doc = "Tools for Millstream applications")]
 #[derive(Parser)]
 #[command(name = "millstream", subcommand_negates_reqs = true)]
 struct CommandLine {
