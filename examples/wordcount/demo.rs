@@ -1,6 +1,11 @@
 //! The embedded Kafka of `--demo`: librdkafka's mock cluster, and a producer that keeps sending lines.
 
-use std::{sync::mpsc, thread, time::Duration};
+use std::{
+    io::{self, Write},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
 
 use millstream::{
     launch::{Ready, Settings},
@@ -58,28 +63,23 @@ pub fn invite(args: &Args, ready: &Ready) {
     if !args.demo {
         return;
     }
-    eprintln!(
-        "An embedded Kafka receives {} lines a second; a driver and two executor processes count their words.",
-        args.rate
-    );
-    eprintln!(
-        "Executors: processes {}",
-        ready
-            .executors
-            .iter()
-            .map(u32::to_string)
-            .collect::<Vec<_>>()
-            .join(" and ")
+    let processes: Vec<String> = ready.executors.iter().map(u32::to_string).collect();
+    let mut text = format!(
+        "An embedded Kafka receives {} lines a second; a driver and two executor processes count their words.\nExecutors: processes {}\n",
+        args.rate,
+        processes.join(" and ")
     );
     if let Some(http) = &ready.http {
-        eprintln!("Metrics:   http://{http}/metrics   REST: http://{http}/api/v1/batches");
+        text += &format!("Metrics:   http://{http}/metrics   REST: http://{http}/api/v1/batches\n");
     }
-    if let Some(process) = ready.executors.first() {
-        eprintln!(
-            "Try:       kill -9 {process}   (counting goes on, nothing is lost, nothing is counted twice)"
+    if let Some(process) = processes.first() {
+        text += &format!(
+            "Try:       kill -9 {process}   (counting goes on, nothing is lost, nothing is counted twice)\n"
         );
     }
-    eprintln!("Stop:      Ctrl-C");
+    text += "Stop:      Ctrl-C\n";
+    // Nobody is invited where standard error is closed.
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 fn serve(topic: &str, rate: u32, started: &mpsc::Sender<KafkaResult<String>>) -> KafkaResult<()> {

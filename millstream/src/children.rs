@@ -20,6 +20,9 @@ const STEADY: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
+/// How long a child may take to exit once the driver's queries are over: it has nothing left to finish.
+const EXIT_WITHIN: Duration = Duration::from_secs(2);
+
 /// Process ids of the children that live.
 pub(crate) type ProcessIds = Arc<Mutex<Vec<u32>>>;
 
@@ -39,7 +42,6 @@ struct Watch {
     host: String,
     ids: ProcessIds,
     stop: CancellationToken,
-    stop_timeout: Duration,
 }
 
 impl Children {
@@ -53,7 +55,6 @@ impl Children {
         cluster: ClusterHandle,
         clock: Arc<dyn Clock>,
         host: String,
-        stop_timeout: Duration,
     ) -> io::Result<Self> {
         let mut line = serde_json::to_vec(orders)?;
         line.push(b'\n');
@@ -66,7 +67,6 @@ impl Children {
             host,
             ids: Arc::clone(&ids),
             stop: stop.clone(),
-            stop_timeout,
         };
         let mut watchers = JoinSet::new();
         for _ in 0..count {
@@ -85,7 +85,7 @@ impl Children {
         Arc::clone(&self.ids)
     }
 
-    /// Waits until all have exited; those that don't within the stop timeout are killed. The driver must have told them to shut down.
+    /// Waits until all have exited; those that don't within two seconds are killed. The driver must have told them to shut down.
     pub async fn stop(mut self) {
         self.stop.cancel();
         while self.watchers.join_next().await.is_some() {}
@@ -171,7 +171,7 @@ impl Watch {
 
     async fn end(&self, child: &mut Child, stdin: Option<tokio::process::ChildStdin>) {
         drop(stdin);
-        let deadline = self.clock.until(self.clock.now().after(self.stop_timeout));
+        let deadline = self.clock.until(self.clock.now().after(EXIT_WITHIN));
         tokio::select! {
             _ = child.wait() => return,
             () = deadline => {}

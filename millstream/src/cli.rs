@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, error::ErrorKind};
+use clap::{
+    Arg, ArgMatches, Args, Command, FromArgMatches, builder::NonEmptyStringValueParser,
+    error::ErrorKind,
+};
 use millstream_common::config::{self, Config, keys};
 use millstream_dstreams::Master;
 use serde_json::Value;
@@ -27,7 +30,7 @@ pub(crate) struct LaunchArgs {
     #[arg(long, value_name = "DURATION")]
     pub batch_interval: Option<String>,
     /// Folder where progress is kept, so that the same command goes on after any crash; without it nothing survives the driver
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", value_parser = NonEmptyStringValueParser::new())]
     pub checkpoint: Option<String>,
     #[command(flatten)]
     pub common: CommonArgs,

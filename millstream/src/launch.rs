@@ -2,7 +2,8 @@
 
 use std::{
     ffi::OsString,
-    io::{BufRead, Read},
+    fs,
+    io::{self, BufRead, Read, Write},
     net::SocketAddr,
     path::Path,
     process::ExitCode,
@@ -358,8 +359,8 @@ async fn run_executor(
         tokio::spawn(async move {
             // Either way the driver is gone.
             let _ = orphaned.await;
-            tracing::info!("the driver is gone; this executor exits");
             stop.cancel();
+            tracing::info!("the driver is gone; this executor exits");
         });
     }
     Ok(executor.run(shutdown).await?)
@@ -444,14 +445,7 @@ pub(crate) fn start_children_of(
     };
     let _inside = runtime.enter();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let children = Children::start(
-        executors,
-        &orders,
-        cluster.clone(),
-        clock,
-        host_name(),
-        config.get(keys::STOP_TIMEOUT),
-    )?;
+    let children = Children::start(executors, &orders, cluster.clone(), clock, host_name())?;
     Ok(Some(children))
 }
 
@@ -533,9 +527,13 @@ pub(crate) fn write_ready(path: &Path, ready: &Ready) -> Result<()> {
     let mut line = serde_json::to_vec(ready).map_err(Error::other)?;
     line.push(b'\n');
     let unfinished = path.with_extension("tmp");
-    std::fs::write(&unfinished, line)?;
-    std::fs::rename(&unfinished, path)?;
-    Ok(())
+    let written = fs::write(&unfinished, line).and_then(|()| fs::rename(&unfinished, path));
+    written.map_err(|error| {
+        Error::usage(format!(
+            "--ready-file {} can't be written: {error}; name a file in a folder that is there and can be written to",
+            path.display()
+        ))
+    })
 }
 
 /// Says an error once: as a log line to what reads those as JSON, else in words.
@@ -544,7 +542,8 @@ pub(crate) fn fail(error: &Error) -> ExitCode {
     if is_read {
         tracing::error!(code = error.code(), %error, "the process ends with an error");
     } else {
-        eprintln!("error: {}", error.with_code());
+        // The exit code says it too, where standard error is closed.
+        let _ = writeln!(io::stderr(), "error: {}", error.with_code());
     }
     ExitCode::from(error.exit_code())
 }

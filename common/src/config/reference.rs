@@ -19,7 +19,7 @@ Each key can be set in four places. A later one wins:
 
 An unknown key or a bad value is refused at the start, with the place it came from, the nearest key, or the values that are taken.
 
-Durations are an integer and one of `ns`, `us`, `ms`, `s`, `m`, `h`, `d`. Sizes are an integer and one of `B`,
+Durations are an integer and one of `ms`, `s`, `m`, `h`, `d`. Sizes are an integer and one of `B`,
 `KiB`, `MiB`, `GiB`, `TiB`. An optional key set to nothing (`--conf time.zone=`) has no value.
 
 * *Affects results*: the value is recorded when a batch starts and used again if that batch has to run again. What to do with bad or lost input is

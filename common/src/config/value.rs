@@ -155,13 +155,17 @@ const DURATION_UNITS: [(&str, u128); 7] = [
     ("ns", 1),
 ];
 
+/// No part of the engine counts in less than milliseconds.
+const FINEST_NANOS: u128 = 1_000_000;
+
 /// An integer and a unit: `10s`, `500ms`, `2m`.
 impl Setting for Duration {
     type Bound = Self;
 
     fn parse(text: &str) -> Option<Self> {
         let nanos = read_with_unit(text, |unit| {
-            DURATION_UNITS.iter().find(|(name, _)| *name == unit)
+            let mut units = DURATION_UNITS.iter();
+            units.find(|(name, nanos)| *name == unit && *nanos >= FINEST_NANOS)
         });
         nanos.and_then(duration_of_nanos)
     }

@@ -88,6 +88,8 @@ where
         })?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(directives)
+        // It would be told on standard error by what panics where that can't be written to: a lost log must change nothing.
+        .log_internal_errors(false)
         .with_writer(writer);
     Ok(match format {
         LogFormat::Text => Box::new(lines.with_ansi(colour).finish()),

@@ -194,7 +194,7 @@ pub fn recover(
     Ok(Recovered {
         highest_epoch: parsed.highest_epoch(raw, metadata.as_ref()),
         metadata,
-        oldest: run.oldest,
+        oldest: run.offsets_from,
         newest_commit,
         uncommitted,
         next: run.next,
@@ -392,7 +392,8 @@ impl Run {
     }
 
     fn strays(&self, parsed: &Parsed) -> Vec<String> {
-        let offsets = parsed.offsets.range(..self.oldest);
+        // An entry of the run whose commit is gone still says what its sources took.
+        let offsets = parsed.offsets.range(..self.offsets_from);
         let commits = parsed.commits.range(..self.oldest);
         let offsets = offsets.map(|(batch, _)| Name::Offsets(*batch).to_string());
         let commits = commits.map(|(batch, _)| Name::Commit(*batch).to_string());

@@ -223,6 +223,17 @@ impl TextFileDriver {
         }
     }
 
+    /// Without what came before, files would be read again.
+    fn incomplete(&self, first: BatchId) -> Failure {
+        let message = format!(
+            "the checkpoint is incomplete: offsets/{first} is there, but neither the entries before it, which say what was read of {}, nor a list of that in sources; bring them back from a backup, or begin anew with another checkpoint",
+            self.settings.directory
+        );
+        Failure::new(FailureKind::DataLoss, message)
+            .with_code("checkpoint.incomplete")
+            .with_retry(Retry::Never)
+    }
+
     fn slow(&self) -> Failure {
         let message = format!(
             "looking into {} took longer than {:?}; the next batch asks again",
@@ -325,6 +336,11 @@ impl SourceDriver for TextFileDriver {
 
     async fn restore(&mut self, history: SourceHistory) -> Result<(), Failure> {
         let through = history.seen.as_ref().map(|(batch, _)| *batch);
+        if let (None, Some((first, _))) = (&history.seen, history.logged.first())
+            && first.0 > 0
+        {
+            return Err(self.incomplete(*first));
+        }
         let snapshot: Snapshot = match &history.seen {
             Some((_, seen)) => parse(seen, "the list of files read")?,
             None => parse(&history.start, "the start")?,

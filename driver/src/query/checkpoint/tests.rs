@@ -93,7 +93,7 @@ fn newest(recovered: &Recovered) -> (Option<u64>, Option<u64>, u64, u64) {
 
 #[test]
 fn the_newest_run_counts_and_what_lies_before_it_is_stray() {
-    let cases: [(&[u64], &[u64], _, usize); 7] = [
+    let cases: [(&[u64], &[u64], _, usize); 8] = [
         (&[], &[], (None, None, 0, 0), 0),
         (&[0], &[], (None, Some(0), 0, 1), 0),
         (&[0, 1], &[0], (Some(0), Some(1), 0, 2), 0),
@@ -103,7 +103,9 @@ fn the_newest_run_counts_and_what_lies_before_it_is_stray() {
         // A purge died between the two entries of batch 6.
         (&[7, 8], &[6, 7, 8], (Some(8), None, 7, 9), 1),
         // A superseded driver won just the name before the run.
-        (&[6, 7, 8], &[7, 8], (Some(8), None, 7, 9), 1),
+        (&[6, 7, 8], &[7, 8], (Some(8), None, 6, 9), 0),
+        // A commit was lost.
+        (&[0, 1, 2, 3], &[0, 2, 3], (Some(3), None, 0, 4), 1),
     ];
     for (offsets, commits, wanted, strays) in cases {
         let recovered = recover(&checkpoint(offsets, commits), &sources()).expect("sound");

@@ -1,12 +1,16 @@
 //! Signals: what is queued is finished, or left to the next start, and the exit code says which.
 
+use std::fs;
+
 use millstream_integration_tests::{
     cluster::{Application, Cluster, Reached},
     process::Signal,
     wait::wait_until,
 };
 
-use crate::word_job::{SOON, WordJob, assert_ends, wait_executors};
+use rustix::process::{Pid, kill_process};
+
+use crate::word_job::{SOON, TESTJOB, WordJob, assert_ends, wait_executors};
 
 /// A cluster whose first batch stands still in a task, with more batches queued behind it that hold all that was sent.
 fn held_up(job: &WordJob, change: impl FnOnce(Application) -> Application) -> Cluster {
@@ -47,6 +51,78 @@ fn sigterm_finishes_the_queued_batches() {
         // Nothing runs any more, and all that had been planned is there.
         job.check();
     }
+}
+
+/// To an executor that its driver started.
+fn send(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    kill_process(pid, signal).unwrap();
+}
+
+/// The test job, but what it and its executors write to standard error is refused, as by a disk that is full or a reader that is gone.
+fn without_log(job: &WordJob) -> Application {
+    let program = job.folder().join("silent");
+    fs::write(
+        &program,
+        format!("#!/bin/sh\nexec '{TESTJOB}' \"$@\" 2>/dev/full\n"),
+    )
+    .unwrap();
+    fs::set_permissions(&program, fs::metadata(TESTJOB).unwrap().permissions()).unwrap();
+    let application = job.application().with_program(program);
+    application.master("local-cluster[2,1]")
+}
+
+#[test]
+fn a_log_that_can_not_be_written_changes_nothing() {
+    let job = WordJob::new("no-log");
+    job.send(20);
+    let application = without_log(&job);
+    let cluster = application.start(0).unwrap();
+    wait_executors(&cluster, 2);
+    let executors = cluster.driver.wait_ready().unwrap().executors;
+    send(executors[0], Signal::KILL);
+    job.send(20);
+    job.wait_counted();
+    let driver = &cluster.driver.process;
+    driver.signal(Signal::TERM).unwrap();
+    assert_eq!(driver.wait_exit(SOON).unwrap().code(), Some(0));
+    application.assert_nothing_left().unwrap();
+    job.check();
+
+    let cluster = application.start(0).unwrap();
+    wait_executors(&cluster, 2);
+    cluster.driver.process.kill().unwrap();
+    application.assert_nothing_left().unwrap();
+    let refused = application.args(["--conf", "task.max_failures=none"]);
+    let driver = refused.start_driver().unwrap();
+    assert_eq!(driver.process.wait_exit(SOON).unwrap().code(), Some(2));
+}
+
+#[test]
+fn executors_that_stand_still_do_not_hold_up_a_second_signal() {
+    let job = WordJob::new("still");
+    let application = job.application().master("local-cluster[2,1]");
+    let application = application.conf("stop.timeout", "1h");
+    job.send(20);
+    let cluster = application.start(0).unwrap();
+    wait_executors(&cluster, 2);
+    let executors = cluster.driver.wait_ready().unwrap().executors;
+    for pid in &executors {
+        send(*pid, Signal::STOP);
+    }
+    let driver = &cluster.driver.process;
+    driver.signal(Signal::INT).unwrap();
+    let first = driver
+        .wait_for_line("stopping", SOON, |line| line.text.contains("stopping"))
+        .unwrap();
+    driver.signal(Signal::INT).unwrap();
+    driver
+        .wait_for_line_from(first.number + 1, "stopping at once", SOON, |line| {
+            line.text.contains("stopping")
+        })
+        .unwrap();
+    driver.wait_exit(SOON).unwrap();
+    application.assert_nothing_left().unwrap();
 }
 
 /// Starts the driver anew, which finishes the batch that it left.

@@ -83,7 +83,7 @@ fn end<E: Display>(result: Result<(), E>, exit_code: impl Fn(&E) -> u8) -> ExitC
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            let _ = writeln!(io::stderr(), "error: {error}");
             ExitCode::from(exit_code(&error))
         }
     }
