@@ -1,14 +1,19 @@
 //! The consumers of a Kafka source, and what becomes of what they report.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use rdkafka::{
     ClientConfig, ClientContext,
     config::FromClientConfigAndContext,
-    consumer::{BaseConsumer, ConsumerContext},
+    consumer::{BaseConsumer, Consumer as _, ConsumerContext},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
 };
+
+use super::loss::Bounds;
 
 /// A consumer of the source.
 pub(super) type Consumer = BaseConsumer<Reports>;
@@ -63,6 +68,34 @@ impl ConsumerContext for Reports {}
 /// Makes a consumer.
 pub(super) fn consumer(config: &ClientConfig) -> KafkaResult<Consumer> {
     Consumer::from_config_and_context(config, Reports::default())
+}
+
+/// What a partition's log has, records of transactions that are not over included; `None` where the brokers know no such partition.
+/// Asked by a client of its own, which remembers nothing of an older topic of that name.
+pub(super) fn log_bounds(
+    config: &ClientConfig,
+    topic: &str,
+    partition: i32,
+    timeout: Duration,
+) -> KafkaResult<Option<Bounds>> {
+    let mut config = config.clone();
+    config.set("isolation.level", "read_uncommitted");
+    match consumer(&config)?.fetch_watermarks(topic, partition, timeout) {
+        Ok((oldest, end)) => Ok(Some(Bounds { oldest, end })),
+        Err(error) if is_unknown(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_unknown(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownPartition
+        )
+    )
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! - `driver`: the driver half: partitions, end offsets, ranges
 //! - `fetcher`: one consumer and what it read ahead, as tasks see it
 //! - `group`: group offsets for lag tools
+//! - `loss`: what of a range the brokers no longer have
 //! - `offsets`: starting offsets
 //! - `pending`: records on their way into a chunk
 //! - `polling`: a fetcher's thread
@@ -19,6 +20,7 @@ mod client;
 mod driver;
 mod fetcher;
 mod group;
+mod loss;
 mod offsets;
 mod pending;
 mod polling;
