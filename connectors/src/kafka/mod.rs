@@ -152,6 +152,8 @@ impl Settings {
             .set("auto.offset.reset", "error")
             .set("enable.partition.eof", "true")
             .set("allow.auto.create.topics", "false");
+        // A replica that lags ends before the leader does, and only the leader's end says that nothing more of a range comes.
+        config.remove("client.rack");
         config
     }
 
@@ -167,4 +169,27 @@ impl Settings {
 /// The pattern's own error.
 pub fn compile_pattern(pattern: &str) -> Result<Regex, regex::Error> {
     Regex::new(&format!("^(?:{pattern})$"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_reads_from_leaders_alone_and_takes_what_else_is_said() {
+        let mut settings = Settings::new("127.0.0.1:1", Subscription::Topics(vec![]));
+        for (name, value) in [
+            ("client.rack", "zone-1"),
+            ("auto.offset.reset", "latest"),
+            ("isolation.level", "read_uncommitted"),
+        ] {
+            settings
+                .properties
+                .insert(name.to_owned(), value.to_owned());
+        }
+        let client = settings.client();
+        assert_eq!(client.get("client.rack"), None);
+        assert_eq!(client.get("auto.offset.reset"), Some("error"));
+        assert_eq!(client.get("isolation.level"), Some("read_uncommitted"));
+    }
 }
