@@ -80,22 +80,35 @@ pub(super) fn log_bounds(
 ) -> KafkaResult<Option<Bounds>> {
     let mut config = config.clone();
     config.set("isolation.level", "read_uncommitted");
-    match consumer(&config)?.fetch_watermarks(topic, partition, timeout) {
+    let consumer = consumer(&config)?;
+    match consumer.fetch_watermarks(topic, partition, timeout) {
         Ok((oldest, end)) => Ok(Some(Bounds { oldest, end })),
-        Err(error) if is_unknown(&error) => Ok(None),
-        Err(error) => Err(error),
+        Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::OperationTimedOut) => {
+            Err(error)
+        }
+        // That doesn't tell a partition that is gone from one that has no leader now.
+        Err(error) => match is_gone(&consumer, topic, partition, timeout)? {
+            true => Ok(None),
+            false => Err(error),
+        },
     }
 }
 
-fn is_unknown(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::UnknownTopicOrPartition
-                | RDKafkaErrorCode::UnknownTopic
-                | RDKafkaErrorCode::UnknownPartition
-        )
-    )
+fn is_gone(
+    consumer: &Consumer,
+    topic: &str,
+    partition: i32,
+    timeout: Duration,
+) -> KafkaResult<bool> {
+    let metadata = consumer.fetch_metadata(Some(topic), timeout)?;
+    let found = metadata.topics().iter().find(|found| found.name() == topic);
+    let Some(found) = found else {
+        return Ok(true);
+    };
+    Ok(match found.error().map(RDKafkaErrorCode::from) {
+        None => found.partitions().iter().all(|it| it.id() != partition),
+        Some(code) => code == RDKafkaErrorCode::UnknownTopicOrPartition,
+    })
 }
 
 #[cfg(test)]

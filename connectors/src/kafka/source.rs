@@ -6,6 +6,7 @@ use std::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use millstream_common::{
@@ -22,7 +23,7 @@ use super::{
     OnDataLoss, Settings,
     buffer::{Chunk, Entry, Part},
     client,
-    fetcher::{ASK, Fetcher, FetcherOptions, Opened, Step, Ticket},
+    fetcher::{Fetcher, FetcherOptions, Opened, Step, Ticket},
     loss::{self, Bounds, Overdue},
     record::{Header, Record},
 };
@@ -30,6 +31,9 @@ use crate::{
     malformed::{self, OnMalformed},
     source::{More, SplitReader, SplitSource},
 };
+
+/// How long brokers may take to say what a partition has of which nothing came in time.
+const LAST_LOOK: Duration = Duration::from_secs(5);
 
 /// A range of offsets of a topic partition; what a Kafka split is in the offset log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -222,19 +226,20 @@ impl RangeReader {
     /// An end-of-partition is only a hint: it may have been queued before the range was planned. One that came after the leader
     /// was seen to have all of the range, and still has it, means that the range's last offsets are no records.
     fn look_into_end(&mut self, position: i64) -> Result<More, Failure> {
-        let overdue = self.is_overdue();
-        let has_end = match self.fetcher.ask_offsets(self.range.partition) {
-            Ok((_, next)) => next >= self.range.until,
-            Err(_) if overdue => return self.look_into_delay(position),
-            Err(failure) => return Err(failure),
-        };
         let partition = self.range.partition;
+        let has_end = match self.fetcher.ask_offsets(partition) {
+            Ok((_, next)) => next >= self.range.until,
+            Err(failure) => {
+                tracing::debug!(%failure, "whether a range is at its end can't be asked for");
+                false
+            }
+        };
         if has_end && self.end_confirmed {
             self.fetcher
                 .conclude(partition, self.ticket, self.range.until);
             return Ok(More::No);
         }
-        if overdue {
+        if self.is_overdue() {
             return self.look_into_delay(position);
         }
         self.end_confirmed = has_end;
@@ -270,7 +275,7 @@ impl RangeReader {
         let OffsetRange {
             topic, partition, ..
         } = &self.range;
-        let log = match client::log_bounds(&self.settings.client(), topic, *partition, ASK) {
+        let log = match client::log_bounds(&self.settings.client(), topic, *partition, LAST_LOOK) {
             Ok(log) => log,
             Err(error) => {
                 tracing::debug!(%topic, partition, %error, "a range is late, and its partition's offsets can't be asked for");
