@@ -242,20 +242,38 @@ pub struct BlockLocation {
 }
 
 impl BlockLocation {
-    /// That what came from there is not what its writer made; the block is made again.
-    pub fn damaged(&self, reason: &str) -> Failure {
-        let block = BlockId {
+    /// The block that is there.
+    pub fn block(&self) -> BlockId {
+        BlockId {
             task: self.task,
             exchange: self.exchange,
             partition: self.partition,
+        }
+    }
+
+    /// That the block could not be had from there; it is made again.
+    pub fn not_fetched(&self, reason: &str) -> Failure {
+        let message = format!(
+            "{} could not be fetched from executor {} at {}: {reason}",
+            self.block(),
+            self.executor,
+            self.address
+        );
+        self.fetch_failed(message)
+    }
+
+    /// That what came from there is not what its writer made; the block is made again.
+    pub fn damaged(&self, reason: &str) -> Failure {
+        let (block, address) = (self.block(), &self.address);
+        self.fetch_failed(format!("{block} from {address} is damaged: {reason}"))
+    }
+
+    fn fetch_failed(&self, message: String) -> Failure {
+        let kind = FailureKind::FetchFailed {
+            block: self.block(),
+            executor: self.executor,
         };
-        Failure::new(
-            FailureKind::FetchFailed {
-                block,
-                executor: self.executor,
-            },
-            format!("{block} from {} is damaged: {reason}", self.address),
-        )
+        Failure::new(kind, message)
     }
 }
 

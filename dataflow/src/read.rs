@@ -287,10 +287,11 @@ mod tests {
     #[test]
     fn a_chunk_of_large_rows_is_few_rows_and_nothing_is_lost_at_its_edge() {
         let services = MemoryServices::new(u64::MAX);
-        let large = |i: u64| (Text::from("x".repeat(300 << 10)), i);
-        let huge = (Text::from("y".repeat(3 << 20)), 20);
-        let mut written: Vec<(Text, u64)> = (0..20).map(large).collect();
-        written.push(huge);
+        let row = |kib: usize, i| (Text::from("x".repeat(kib << 10)), i);
+        // One row a frame, a row larger than a chunk, three rows a frame: chunks end between frames and within them.
+        let mut written: Vec<(Text, u64)> = (0..20).map(|i| row(300, i)).collect();
+        written.push(row(3 << 10, 20));
+        written.extend((21..60).map(|i| row(100, i)));
         written.extend(rows(2_000));
         let blocks = write(&services, 0, Gather, written.clone());
         for texts in [Texts::Shared, Texts::Owned] {

@@ -6,18 +6,17 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use millstream_common::{
     failure::{Failure, FailureKind},
-    ids::BlockId,
     protocol::BlockLocation,
 };
 use millstream_proto::{
     auth::Secret,
     limits,
     pb::{self, fetch_reply::What},
-    peers::Peers,
+    peers::{Peers, Problem},
     refusal::UNAUTHENTICATED,
     tls::Tls,
 };
-use tonic::{Code, Status};
+use tonic::Status;
 
 /// Fetches a whole block from the executor that has it.
 #[async_trait]
@@ -52,13 +51,12 @@ impl GrpcFetch {
         max_bytes: u64,
     ) -> Result<Vec<Bytes>, Attempt> {
         let fetched = self.fetch_once(location, max_bytes).await;
-        // What is wrong with the other side says more than that a connection broke off.
-        match (fetched, self.peers.trouble(&location.address)) {
-            (Err(Attempt::Failed(_) | Attempt::Silent), Some(trouble)) => {
-                Err(Attempt::failed(trouble))
+        fetched.map_err(|attempt| match attempt {
+            Attempt::Failed(problem) => {
+                Attempt::Failed(self.peers.explained(&location.address, problem))
             }
-            (fetched, _) => fetched,
-        }
+            Attempt::TooLarge => Attempt::TooLarge,
+        })
     }
 
     async fn fetch_once(
@@ -68,25 +66,17 @@ impl GrpcFetch {
     ) -> Result<Vec<Bytes>, Attempt> {
         let reply_limit = self.max_message + limits::FETCH_REPLY_OVERHEAD;
         let client = self.peers.client(&location.address, reply_limit);
-        let mut client = client.map_err(Attempt::Failed)?;
+        let mut client = client.map_err(Problem::Final)?;
         let request = pb::FetchRequest {
-            blocks: vec![block_of(location).into()],
+            blocks: vec![location.block().into()],
         };
-        let answered = tokio::time::timeout(self.timeout, client.fetch(request)).await;
-        let mut replies = answered
-            .map_err(|_| Attempt::Silent)?
-            .map_err(Attempt::refused)?
-            .into_inner();
+        let mut replies = self.in_time(client.fetch(request)).await?.into_inner();
         let mut frames = Vec::new();
         let mut bytes = 0;
         loop {
-            let received = tokio::time::timeout(self.timeout, replies.message())
-                .await
-                .map_err(|_| Attempt::Silent)?;
-            let Some(reply) = received.map_err(Attempt::failed)? else {
-                return Err(Attempt::Failed(
-                    "the stream ended within the block".to_owned(),
-                ));
+            let Some(reply) = self.in_time(replies.message()).await? else {
+                let problem = "the stream ended within the block";
+                return Err(Problem::Transient(problem.to_owned()).into());
             };
             match reply.what {
                 Some(What::Frame(frame)) => {
@@ -97,32 +87,35 @@ impl GrpcFetch {
                     frames.push(frame);
                 }
                 Some(What::End(_)) => return Ok(frames),
-                Some(What::Missing(_)) | None => {
-                    return Err(Attempt::Failed("the executor doesn't have it".to_owned()));
-                }
+                Some(What::Missing(missing)) => return Err(Problem::Final(missing.reason).into()),
+                None => return Err(Problem::Final("the answer is empty".to_owned()).into()),
             }
+        }
+    }
+
+    /// Waits for the executor; asking one again that says nothing would wait as long.
+    async fn in_time<T>(
+        &self,
+        answer: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Problem> {
+        match tokio::time::timeout(self.timeout, answer).await {
+            Ok(answer) => answer.map_err(Problem::from),
+            Err(_) => Err(Problem::Final(format!(
+                "nothing arrived for {:?}",
+                self.timeout
+            ))),
         }
     }
 }
 
 enum Attempt {
     TooLarge,
-    OtherSecret,
-    /// Nothing came for as long as that may last; asking again would wait as long.
-    Silent,
-    Failed(String),
+    Failed(Problem),
 }
 
-impl Attempt {
-    fn failed(error: impl std::fmt::Display) -> Self {
-        Self::Failed(error.to_string())
-    }
-
-    fn refused(status: Status) -> Self {
-        match status.code() {
-            Code::Unauthenticated => Self::OtherSecret,
-            _ => Self::failed(status),
-        }
+impl From<Problem> for Attempt {
+    fn from(problem: Problem) -> Self {
+        Self::Failed(problem)
     }
 }
 
@@ -130,32 +123,20 @@ impl Attempt {
 impl FetchBlock for GrpcFetch {
     async fn fetch(&self, location: &BlockLocation, max_bytes: u64) -> Result<Vec<Bytes>, Failure> {
         let mut fetched = self.try_fetch(location, max_bytes).await;
-        if matches!(fetched, Err(Attempt::Failed(_))) {
+        if matches!(fetched, Err(Attempt::Failed(Problem::Transient(_)))) {
             // The connection may have been one that broke while nobody used it.
             fetched = self.try_fetch(location, max_bytes).await;
         }
-        match fetched {
-            Ok(frames) => Ok(frames),
-            Err(Attempt::TooLarge) => Err(too_large(max_bytes)),
-            Err(Attempt::OtherSecret) => {
+        fetched.map_err(|attempt| match attempt {
+            Attempt::TooLarge => too_large(max_bytes),
+            Attempt::Failed(Problem::OtherSecret(_)) => {
                 let reason = "it asks for a shared secret that is not this driver's: give the driver and all executors the same auth.secret";
-                Err(fetch_failed(location, reason).with_code(UNAUTHENTICATED))
+                location.not_fetched(reason).with_code(UNAUTHENTICATED)
             }
-            Err(Attempt::Silent) => {
-                let reason = format!("nothing arrived for {:?}", self.timeout);
-                Err(fetch_failed(location, &reason))
+            Attempt::Failed(Problem::Transient(reason) | Problem::Final(reason)) => {
+                location.not_fetched(&reason)
             }
-            Err(Attempt::Failed(reason)) => Err(fetch_failed(location, &reason)),
-        }
-    }
-}
-
-/// The block at a location.
-pub fn block_of(location: &BlockLocation) -> BlockId {
-    BlockId {
-        task: location.task,
-        exchange: location.exchange,
-        partition: location.partition,
+        })
     }
 }
 
@@ -167,22 +148,6 @@ pub fn too_large(max_bytes: u64) -> Failure {
     )
     .with_code("output.too_large")
     .with_retry(millstream_common::failure::Retry::Never)
-}
-
-/// The block could not be had.
-pub fn fetch_failed(location: &BlockLocation, reason: &str) -> Failure {
-    let block = block_of(location);
-    let message = format!(
-        "{block} could not be fetched from executor {} at {}: {reason}",
-        location.executor, location.address
-    );
-    Failure::new(
-        FailureKind::FetchFailed {
-            block,
-            executor: location.executor,
-        },
-        message,
-    )
 }
 
 /// A shared fetcher.
@@ -202,63 +167,115 @@ mod tests {
         ids::{BatchId, Epoch, ExecutorId, QueryId, StageId, TaskId},
         protocol::BlockMeta,
     };
-    use millstream_proto::auth::RequireSecret;
-    use tokio_stream::{Stream, wrappers::TcpListenerStream};
-    use tonic::{Request, Response, service::interceptor::InterceptedService, transport::Server};
+    use millstream_proto::{auth::RequireSecret, server};
+    use tokio_stream::Stream;
+    use tokio_util::sync::CancellationToken;
+    use tonic::{
+        Request, Response,
+        service::{Routes, interceptor::InterceptedService},
+    };
 
     use super::*;
 
-    struct Silent;
+    /// How a played executor answers.
+    #[derive(Clone, Copy)]
+    enum Answer {
+        Silence,
+        Missing,
+        Broken,
+    }
+
+    /// Takes calls, counts them, and has no block.
+    struct Played {
+        answer: Answer,
+        calls: Arc<AtomicUsize>,
+    }
 
     #[tonic::async_trait]
-    impl pb::executor_server::Executor for Silent {
+    impl pb::executor_server::Executor for Played {
         type FetchStream = Pin<Box<dyn Stream<Item = Result<pb::FetchReply, Status>> + Send>>;
 
         async fn fetch(
             &self,
             _: Request<pb::FetchRequest>,
         ) -> Result<Response<Self::FetchStream>, Status> {
-            Err(Status::unavailable("never reached"))
+            self.calls.fetch_add(1, Ordering::Relaxed);
+            let what = match self.answer {
+                Answer::Silence => std::future::pending().await,
+                Answer::Broken => return Err(Status::unavailable("cut")),
+                Answer::Missing => What::Missing(pb::BlockMissing {
+                    reason: "it was dropped".to_owned(),
+                }),
+            };
+            let reply = pb::FetchReply {
+                block: 0,
+                what: Some(what),
+            };
+            Ok(Response::new(Box::pin(tokio_stream::once(Ok(reply)))))
         }
     }
 
-    /// Takes calls and never answers.
-    struct Mute(Arc<AtomicUsize>);
-
-    #[tonic::async_trait]
-    impl pb::executor_server::Executor for Mute {
-        type FetchStream = Pin<Box<dyn Stream<Item = Result<pb::FetchReply, Status>> + Send>>;
-
-        async fn fetch(
-            &self,
-            _: Request<pb::FetchRequest>,
-        ) -> Result<Response<Self::FetchStream>, Status> {
-            self.0.fetch_add(1, Ordering::Relaxed);
-            std::future::pending().await
-        }
-    }
-
-    #[tokio::test]
-    async fn an_executor_that_says_nothing_is_waited_for_once() {
+    /// An executor that asks for `secret`, where it is, and how often it was called.
+    async fn play(answer: Answer, secret: Option<&str>) -> (BlockLocation, Arc<AtomicUsize>) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
             .await
             .expect("binds");
         let location = location_at(listener.local_addr().expect("address").to_string());
         let calls = Arc::new(AtomicUsize::new(0));
-        let service = pb::executor_server::ExecutorServer::new(Mute(Arc::clone(&calls)));
-        let serving = Server::builder()
-            .add_service(service)
-            .serve_with_incoming(TcpListenerStream::new(listener));
-        let _serving = tokio::spawn(serving);
-        let timeout = Duration::from_secs(1);
-        let fetch = GrpcFetch::new(None, Tls::default(), 1 << 20, timeout);
-        let failure = fetch.fetch(&location, 1 << 20).await.expect_err("silence");
+        let played = Played {
+            answer,
+            calls: Arc::clone(&calls),
+        };
+        let service = pb::executor_server::ExecutorServer::new(played);
+        let required = RequireSecret::new(secret.map(|it| Secret::new(it).expect("secret")));
+        let routes = Routes::new(InterceptedService::new(service, required));
+        let never = CancellationToken::new();
+        let serving = server::serve(&Tls::default(), listener, "executor.listen", routes, never);
+        tokio::spawn(serving);
+        (location, calls)
+    }
+
+    async fn refused(location: &BlockLocation, secret: Option<&str>, timeout: Duration) -> Failure {
+        let secret = secret.map(|it| Secret::new(it).expect("secret"));
+        let fetch = GrpcFetch::new(secret, Tls::default(), 1 << 20, timeout);
+        let failure = fetch.fetch(location, 1 << 20).await.expect_err("refused");
         assert!(matches!(failure.kind, FailureKind::FetchFailed { .. }));
-        assert!(
-            failure.message.contains("nothing arrived for 1s"),
-            "{failure}"
-        );
+        failure
+    }
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn an_executor_that_says_nothing_is_waited_for_once() {
+        let (location, calls) = play(Answer::Silence, None).await;
+        let failure = refused(&location, None, Duration::from_secs(1)).await;
+        let told = failure.message.contains("nothing arrived for 1s");
+        assert!(told, "{failure}");
         assert!(calls.load(Ordering::Relaxed) <= 1, "it is asked once");
+    }
+
+    #[tokio::test]
+    async fn only_a_broken_connection_is_tried_again() {
+        for (answer, reason, asked) in [
+            (Answer::Missing, "it was dropped", 1),
+            (Answer::Broken, "cut", 2),
+        ] {
+            let (location, calls) = play(answer, None).await;
+            let failure = refused(&location, None, MINUTE).await;
+            assert!(failure.message.contains(reason), "{failure}");
+            assert_eq!(calls.load(Ordering::Relaxed), asked, "{reason}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_secret_that_an_executor_does_not_take_is_named() {
+        let (location, calls) = play(Answer::Missing, Some("right")).await;
+        for secret in [None, Some("wrong")] {
+            let failure = refused(&location, secret, MINUTE).await;
+            assert_eq!(failure.code, UNAUTHENTICATED);
+            assert!(failure.message.contains("auth.secret"), "{failure}");
+        }
+        assert_eq!(calls.load(Ordering::Relaxed), 0, "refused at the door");
     }
 
     fn location_at(address: String) -> BlockLocation {
@@ -276,28 +293,6 @@ mod tests {
             executor: ExecutorId::random(),
             address,
             meta: BlockMeta::default(),
-        }
-    }
-
-    #[tokio::test]
-    async fn a_secret_that_an_executor_does_not_take_is_named() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-            .await
-            .expect("binds");
-        let address = listener.local_addr().expect("address").to_string();
-        let required = RequireSecret::new(Some(Secret::new("right").expect("secret")));
-        let service = pb::executor_server::ExecutorServer::new(Silent);
-        let serving = Server::builder()
-            .add_service(InterceptedService::new(service, required))
-            .serve_with_incoming(TcpListenerStream::new(listener));
-        let _serving = tokio::spawn(serving);
-        let location = location_at(address);
-        for secret in [None, Some(Secret::new("wrong").expect("secret"))] {
-            let fetch = GrpcFetch::new(secret, Tls::default(), 1 << 20, Duration::from_secs(60));
-            let failure = fetch.fetch(&location, 1 << 20).await.expect_err("refused");
-            assert_eq!(failure.code, UNAUTHENTICATED);
-            assert!(matches!(failure.kind, FailureKind::FetchFailed { .. }));
-            assert!(failure.message.contains("auth.secret"), "{failure}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use millstream_common::{
     failure::{Failure, FailureKind, Retry},
-    protocol::{StageLaunch, StateFile, TaskInput, TaskReport, TaskSpec},
+    protocol::{BlockLocation, StageLaunch, StateFile, TaskInput, TaskReport, TaskSpec},
 };
 use prost::Message as _;
 use serde_json::Value;
@@ -13,6 +13,8 @@ use crate::pb;
 const AROUND: usize = 1_024;
 /// What a block's place and its writer take at most besides the writer's address, bytes.
 const BLOCK: usize = 160;
+/// What a list of blocks takes at most besides its blocks, bytes.
+const LIST: usize = 16;
 /// What fields of fixed size take at most, bytes.
 const FIXED: usize = 128;
 
@@ -75,8 +77,10 @@ fn estimated_size(spec: &TaskSpec) -> usize {
         TaskInput::Split { split, .. } => json_size(split),
         TaskInput::Blocks(lists) => lists
             .iter()
-            .flatten()
-            .map(|location| BLOCK + location.address.len())
+            .map(|blocks| {
+                let block = |location: &BlockLocation| BLOCK + location.address.len();
+                LIST + blocks.iter().map(block).sum::<usize>()
+            })
             .sum(),
     };
     let state = |file: &StateFile| FIXED + file.operator.len() + file.file.len();
@@ -114,7 +118,7 @@ fn text_size(text: &str) -> usize {
 mod tests {
     use millstream_common::{
         ids::{BatchId, Epoch, ExecutorId, QueryId, SourceId, StageId, TaskId},
-        protocol::{BlockLocation, BlockMeta},
+        protocol::BlockMeta,
         time::BatchTime,
     };
     use proptest::prelude::*;
@@ -210,12 +214,51 @@ mod tests {
         );
     }
 
+    fn state_file(number: u32) -> StateFile {
+        StateFile {
+            operator: format!("operator-{number}"),
+            partition: u32::MAX,
+            file: format!("state/operator-{number}/{}/1-1.0.delta", u32::MAX),
+            offset: u64::MAX,
+            length: u64::MAX,
+            checksum: u64::MAX,
+            rows: u64::MAX,
+        }
+    }
+
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        // Of each part there is at times so much that nothing else makes up for what is estimated too low.
         #[test]
-        fn the_estimate_is_never_too_small(text in "\\PC{0,40}", control in 0u8..32, number in any::<f64>(), maps in 0u32..5) {
-            let split = json!({ "text": text, "control": char::from(control).to_string(), "n": [number, i64::MIN, null, true] });
-            let input = TaskInput::Split { source: SourceId(u32::MAX), split };
-            let tasks = vec![spec(u32::MAX, input), reads(u32::MAX, maps)];
+        fn the_estimate_is_never_too_small(
+            text in prop::collection::vec(any::<char>(), 0..1_000),
+            controls in prop::collection::vec(0u8..32, 0..1_000),
+            numbers in prop::collection::vec(any::<f64>(), 0..1_000),
+            quotes in prop::collection::vec(0usize..4, 0..1_000),
+            maps in 0u32..200,
+            lists in 0usize..1_000,
+            files in 0u32..200,
+        ) {
+            let text: String = text.into_iter().collect();
+            let controls: String = controls.into_iter().map(char::from).collect();
+            let short: Vec<String> = quotes.iter().map(|count| "\"".repeat(*count)).collect();
+            let field = |(number, name): (usize, &String)| (format!("{name}{number}"), json!(null));
+            let fields: serde_json::Map<String, Value> = short.iter().enumerate().map(field).collect();
+            let splits = [json!(text), json!(controls), json!(numbers), json!(short), json!(fields), json!(vec![i64::MIN; numbers.len()])];
+            let splits = splits.map(|split| spec(u32::MAX, TaskInput::Split { source: SourceId(u32::MAX), split }));
+            let mut stateful = spec(u32::MAX, TaskInput::Blocks(vec![]));
+            stateful.state = (0..files).map(state_file).collect();
+            let no_blocks = spec(u32::MAX, TaskInput::Blocks(vec![vec![]; lists]));
+            for task in splits.into_iter().chain([reads(u32::MAX, maps), stateful, no_blocks]) {
+                let estimate = estimated_size(&task);
+                prop_assert!(size(&launch(vec![task])) <= estimate + AROUND);
+            }
+        }
+
+        #[test]
+        fn the_estimate_of_many_tasks_is_never_too_small(tasks in prop::collection::vec(0u32..20, 0..200)) {
+            let tasks: Vec<TaskSpec> = tasks.into_iter().map(|maps| reads(u32::MAX, maps)).collect();
             let estimate: usize = tasks.iter().map(estimated_size).sum();
             prop_assert!(size(&launch(tasks)) <= estimate + AROUND);
         }

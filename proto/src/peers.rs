@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use tonic::{
+    Code, Status,
     service::interceptor::InterceptedService,
     transport::{Channel, Endpoint},
 };
@@ -12,7 +13,7 @@ use crate::{
     auth::{PresentSecret, Secret},
     limits,
     pb::executor_client::ExecutorClient,
-    tls::{Dial, Tls, Trouble},
+    tls::{Dial, Tls},
 };
 
 /// More addresses than a cluster has; beyond it, addresses of executors that are gone are forgotten with the rest.
@@ -22,6 +23,28 @@ const CONNECTION_WINDOW: u32 = 32 << 20;
 
 /// Asks an executor for blocks.
 pub type Client = ExecutorClient<InterceptedService<Channel, PresentSecret>>;
+
+/// Why a block didn't come from an executor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// The connection broke, or the like: another try may help.
+    Transient(String),
+    /// The block is not to be had there.
+    Final(String),
+    /// The executor asks for another secret.
+    OtherSecret(String),
+}
+
+impl From<Status> for Problem {
+    fn from(status: Status) -> Self {
+        let message = status.message();
+        match status.code() {
+            Code::Unauthenticated => Self::OtherSecret(message.to_owned()),
+            Code::Unimplemented => Self::Final(message.to_owned()),
+            code => Self::Transient(format!("{code:?}: {message}")),
+        }
+    }
+}
 
 /// Connections to executors.
 #[derive(Debug)]
@@ -54,11 +77,13 @@ impl Peers {
             .max_encoding_message_size(limits::FETCH_REQUEST))
     }
 
-    /// What is wrong with the executor at `address`, where that won't change by itself.
-    pub fn trouble(&self, address: &str) -> Option<Trouble> {
-        let entry = self.channels.get(address)?;
-        let (_, dial) = entry.value();
-        dial.trouble()
+    /// What is wrong with the executor at `address` and won't change by itself says more than what became of a request.
+    pub fn explained(&self, address: &str, problem: Problem) -> Problem {
+        let trouble = self.channels.get(address).and_then(|entry| {
+            let (_, dial) = entry.value();
+            dial.trouble()
+        });
+        trouble.map_or(problem, |trouble| Problem::Final(trouble.to_string()))
     }
 
     fn channel(&self, address: &str) -> Result<Channel, String> {

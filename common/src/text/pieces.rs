@@ -50,11 +50,7 @@ impl<P: Pattern> Iterator for Split<P> {
         };
         let piece = self.text.part_at(self.start, match_start);
         self.start = match_end;
-        self.search = if match_end > match_start {
-            match_end
-        } else {
-            after_next_char(whole, match_end)
-        };
+        self.search = search_after(whole, match_start, match_end);
         Some(piece)
     }
 
@@ -85,17 +81,22 @@ impl<P: Pattern> Iterator for Split<P> {
         {
             folded = f(folded, text.part_at(start, match_start));
             start = match_end;
-            search = if match_end > match_start {
-                match_end
-            } else {
-                after_next_char(whole, match_end)
-            };
+            search = search_after(whole, match_start, match_end);
         }
         f(folded, text.part_at(start, whole.len()))
     }
 }
 
-/// An empty separator matches before each character and at the end, once each.
+/// Where the search goes on after a match. An empty separator matches before each character and at the end, once each.
+#[inline(always)]
+fn search_after(text: &str, match_start: usize, match_end: usize) -> usize {
+    if match_end > match_start {
+        match_end
+    } else {
+        after_next_char(text, match_end)
+    }
+}
+
 fn after_next_char(text: &str, at: usize) -> usize {
     at + text[at..].chars().next().map_or(1, char::len_utf8)
 }
@@ -121,10 +122,11 @@ impl Iterator for SplitWhitespace {
 
     #[inline]
     fn next(&mut self) -> Option<Text> {
-        let word = self.text.as_str()[self.at..].split_whitespace().next()?;
-        let start = word.as_ptr() as usize - self.text.as_ptr() as usize;
-        self.at = start + word.len();
-        Some(self.text.part_at(start, self.at))
+        let whole = self.text.as_str();
+        let word = whole[self.at..].split_whitespace().next()?;
+        let (start, end) = place_in(whole, word);
+        self.at = end;
+        Some(self.text.part_at(start, end))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -136,10 +138,17 @@ impl Iterator for SplitWhitespace {
         let whole = self.text.as_str();
         let words = whole[self.at..].split_whitespace();
         words.fold(init, |folded, word| {
-            let start = word.as_ptr() as usize - whole.as_ptr() as usize;
-            f(folded, self.text.part_at(start, start + word.len()))
+            let (start, end) = place_in(whole, word);
+            f(folded, self.text.part_at(start, end))
         })
     }
+}
+
+/// Where a part of a text begins and ends in it.
+#[inline(always)]
+fn place_in(whole: &str, part: &str) -> (usize, usize) {
+    let start = part.as_ptr() as usize - whole.as_ptr() as usize;
+    (start, start + part.len())
 }
 
 impl FusedIterator for SplitWhitespace {}

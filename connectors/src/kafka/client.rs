@@ -1,14 +1,19 @@
 //! The consumers of a Kafka source, and what becomes of what they report.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use rdkafka::{
     ClientConfig, ClientContext,
     config::FromClientConfigAndContext,
-    consumer::{BaseConsumer, ConsumerContext},
+    consumer::{BaseConsumer, Consumer as _, ConsumerContext},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
 };
+
+use super::loss::Bounds;
 
 /// A consumer of the source.
 pub(super) type Consumer = BaseConsumer<Reports>;
@@ -63,6 +68,47 @@ impl ConsumerContext for Reports {}
 /// Makes a consumer.
 pub(super) fn consumer(config: &ClientConfig) -> KafkaResult<Consumer> {
     Consumer::from_config_and_context(config, Reports::default())
+}
+
+/// What a partition's log has, records of transactions that are not over included; `None` where the brokers know no such partition.
+/// Asked by a client of its own, which remembers nothing of an older topic of that name.
+pub(super) fn log_bounds(
+    config: &ClientConfig,
+    topic: &str,
+    partition: i32,
+    timeout: Duration,
+) -> KafkaResult<Option<Bounds>> {
+    let mut config = config.clone();
+    config.set("isolation.level", "read_uncommitted");
+    let consumer = consumer(&config)?;
+    match consumer.fetch_watermarks(topic, partition, timeout) {
+        Ok((oldest, end)) => Ok(Some(Bounds { oldest, end })),
+        Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::OperationTimedOut) => {
+            Err(error)
+        }
+        // That doesn't tell a partition that is gone from one that has no leader now.
+        Err(error) => match is_gone(&consumer, topic, partition, timeout)? {
+            true => Ok(None),
+            false => Err(error),
+        },
+    }
+}
+
+fn is_gone(
+    consumer: &Consumer,
+    topic: &str,
+    partition: i32,
+    timeout: Duration,
+) -> KafkaResult<bool> {
+    let metadata = consumer.fetch_metadata(Some(topic), timeout)?;
+    let found = metadata.topics().iter().find(|found| found.name() == topic);
+    let Some(found) = found else {
+        return Ok(true);
+    };
+    Ok(match found.error().map(RDKafkaErrorCode::from) {
+        None => found.partitions().iter().all(|it| it.id() != partition),
+        Some(code) => code == RDKafkaErrorCode::UnknownTopicOrPartition,
+    })
 }
 
 #[cfg(test)]

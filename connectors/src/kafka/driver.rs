@@ -26,6 +26,7 @@ use super::{
     client::Consumer,
     compile_pattern,
     group::GroupCommits,
+    loss::{self, Bounds},
     ranges,
     source::OffsetRange,
 };
@@ -319,7 +320,11 @@ impl KafkaDriver {
                 from: position,
                 until: *end,
             };
-            let failure = super::source::data_loss(&range, position, *oldest, *end);
+            let log = Bounds {
+                oldest: *oldest,
+                end: *end,
+            };
+            let failure = loss::out_of_range(&range, position, log);
             if self.settings.on_data_loss == OnDataLoss::Fail {
                 return Err(failure);
             }

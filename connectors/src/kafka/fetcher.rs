@@ -108,7 +108,10 @@ pub enum Step {
     /// The range is at its end.
     End,
     /// Nothing came within the time given.
-    Timeout,
+    Timeout {
+        /// The next offset to fetch.
+        position: i64,
+    },
     /// The broker has no more records than up to `position`.
     Dry {
         /// The next offset to fetch.
@@ -283,7 +286,8 @@ impl Fetcher {
     /// The next records of the range that was opened, waiting at most about a tenth of a second.
     pub fn step(&self, partition: i32, ticket: Ticket, until: i64) -> Step {
         let mut state = self.state.lock();
-        for last_try in [false, true] {
+        let mut last_try = false;
+        loop {
             let Some(slot) = state.partitions.get_mut(&partition) else {
                 return Step::Superseded;
             };
@@ -302,7 +306,11 @@ impl Fetcher {
                     };
                 }
                 Taken::Dry { position } if last_try => return Step::Dry { position },
-                Taken::Wait if last_try => return Step::Timeout,
+                Taken::Wait if last_try => {
+                    return Step::Timeout {
+                        position: slot.buffer.position(),
+                    };
+                }
                 Taken::Dry { .. } => DRY,
                 Taken::Wait => LOOK,
             };
@@ -315,8 +323,8 @@ impl Fetcher {
             {
                 slot.waiting = false;
             }
+            last_try = true;
         }
-        Step::Timeout
     }
 
     /// The oldest and the next offset of the partition, asked of its leader. Under `read_committed` the next offset is the last stable one.

@@ -7,6 +7,7 @@
 //! - `driver`: the driver half: partitions, end offsets, ranges
 //! - `fetcher`: one consumer and what it read ahead, as tasks see it
 //! - `group`: group offsets for lag tools
+//! - `loss`: what of a range the brokers no longer have
 //! - `offsets`: starting offsets
 //! - `pending`: records on their way into a chunk
 //! - `polling`: a fetcher's thread
@@ -21,6 +22,7 @@ mod client;
 mod driver;
 mod fetcher;
 mod group;
+mod loss;
 mod offsets;
 mod pending;
 mod polling;
@@ -152,6 +154,8 @@ impl Settings {
             .set("auto.offset.reset", "error")
             .set("enable.partition.eof", "true")
             .set("allow.auto.create.topics", "false");
+        // A replica that lags ends before the leader does, and only the leader's end says that nothing more of a range comes.
+        config.remove("client.rack");
         config
     }
 
@@ -167,4 +171,27 @@ impl Settings {
 /// The pattern's own error.
 pub fn compile_pattern(pattern: &str) -> Result<Regex, regex::Error> {
     Regex::new(&format!("^(?:{pattern})$"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_reads_from_leaders_alone_and_takes_what_else_is_said() {
+        let mut settings = Settings::new("127.0.0.1:1", Subscription::Topics(vec![]));
+        for (name, value) in [
+            ("client.rack", "zone-1"),
+            ("auto.offset.reset", "latest"),
+            ("isolation.level", "read_uncommitted"),
+        ] {
+            settings
+                .properties
+                .insert(name.to_owned(), value.to_owned());
+        }
+        let client = settings.client();
+        assert_eq!(client.get("client.rack"), None);
+        assert_eq!(client.get("auto.offset.reset"), Some("error"));
+        assert_eq!(client.get("isolation.level"), Some("read_uncommitted"));
+    }
 }

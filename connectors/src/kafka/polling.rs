@@ -394,6 +394,6 @@ mod tests {
         fetcher.skip_to(0, ticket, 5);
         assert!(poller.obey());
         let step = fetcher.step(0, ticket, 9);
-        assert!(matches!(step, Step::Timeout), "{step:?}");
+        assert!(matches!(step, Step::Timeout { position: 5 }), "{step:?}");
     }
 }

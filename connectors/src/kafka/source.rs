@@ -6,10 +6,11 @@ use std::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use millstream_common::{
-    failure::{Failure, FailureKind, Retry},
+    failure::{Failure, FailureKind},
     text::{Blob, Text},
     time::{Clock, Tick},
 };
@@ -21,13 +22,18 @@ use serde_json::Value;
 use super::{
     OnDataLoss, Settings,
     buffer::{Chunk, Entry, Part},
+    client,
     fetcher::{Fetcher, FetcherOptions, Opened, Step, Ticket},
+    loss::{self, Bounds, Overdue},
     record::{Header, Record},
 };
 use crate::{
     malformed::{self, OnMalformed},
     source::{More, SplitReader, SplitSource},
 };
+
+/// How long brokers may take to say what a partition has of which nothing came in time.
+const LAST_LOOK: Duration = Duration::from_secs(5);
 
 /// A range of offsets of a topic partition; what a Kafka split is in the offset log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,7 +174,7 @@ struct RangeReader {
     settings: Arc<Settings>,
     clock: Arc<dyn Clock>,
     deadline: Tick,
-    /// The leader has all of the range and fetching began anew since: the next end-of-partition means it.
+    /// The leader had all of the range, and fetching began anew since.
     end_confirmed: bool,
     /// How the range was found, until the task's counts have it.
     uncounted: Option<Opened>,
@@ -195,17 +201,10 @@ impl SplitReader<Vec<Record>> for RangeReader {
                 Ok(More::Yes)
             }
             Step::End => Ok(More::No),
-            Step::Dry { .. } if self.end_confirmed => {
-                self.fetcher
-                    .conclude(range.partition, self.ticket, range.until);
-                Ok(More::No)
-            }
             Step::Dry { position } => self.look_into_end(position),
             Step::OutOfRange { position } => self.look_into_loss(position),
-            Step::Timeout => {
-                self.check_deadline()?;
-                Ok(More::Yes)
-            }
+            Step::Timeout { position } if self.is_overdue() => self.look_into_delay(position),
+            Step::Timeout { .. } => Ok(More::Yes),
             Step::Superseded => Err(Failure::new(
                 FailureKind::Superseded,
                 format!(
@@ -224,29 +223,46 @@ impl Drop for RangeReader {
 }
 
 impl RangeReader {
-    /// An end-of-partition is only a hint: it may have been queued before the range was planned.
+    /// An end-of-partition is only a hint: it may have been queued before the range was planned. One that came after the leader
+    /// was seen to have all of the range, and still has it, means that the range's last offsets are no records.
     fn look_into_end(&mut self, position: i64) -> Result<More, Failure> {
-        self.check_deadline()?;
-        let (_, next) = self.fetcher.ask_offsets(self.range.partition)?;
-        self.end_confirmed = next >= self.range.until;
-        tracing::debug!(topic = %self.topic, partition = self.range.partition, position, next, "fetching again to see the range's end");
-        self.fetcher.refetch(self.range.partition, self.ticket);
+        let partition = self.range.partition;
+        let has_end = match self.fetcher.ask_offsets(partition) {
+            Ok((_, next)) => next >= self.range.until,
+            Err(failure) => {
+                tracing::debug!(%failure, "whether a range is at its end can't be asked for");
+                false
+            }
+        };
+        if has_end && self.end_confirmed {
+            self.fetcher
+                .conclude(partition, self.ticket, self.range.until);
+            return Ok(More::No);
+        }
+        if self.is_overdue() {
+            return self.look_into_delay(position);
+        }
+        self.end_confirmed = has_end;
+        tracing::debug!(topic = %self.topic, partition, position, has_end, "fetching again to see the range's end");
+        self.fetcher.refetch(partition, self.ticket);
         Ok(More::Yes)
     }
 
     fn look_into_loss(&mut self, position: i64) -> Result<More, Failure> {
-        self.check_deadline()?;
         let partition = self.range.partition;
-        let (oldest, next) = self.fetcher.ask_offsets(partition)?;
-        if position >= oldest && position <= next {
+        let (oldest, end) = self.fetcher.ask_offsets(partition)?;
+        if position >= oldest && position <= end {
+            if self.is_overdue() {
+                return self.look_into_delay(position);
+            }
             self.fetcher.skip_to(partition, self.ticket, position);
             return Ok(More::Yes);
         }
-        let failure = data_loss(&self.range, position, oldest, next);
-        if self.settings.on_data_loss == OnDataLoss::Fail {
-            return Err(failure);
-        }
-        tracing::warn!(%failure, "input is lost; going on with what is there");
+        self.accept_loss(loss::out_of_range(
+            &self.range,
+            position,
+            Bounds { oldest, end },
+        ))?;
         if oldest >= self.range.until || oldest < position {
             return Ok(More::No);
         }
@@ -254,22 +270,52 @@ impl RangeReader {
         Ok(More::Yes)
     }
 
-    fn check_deadline(&self) -> Result<(), Failure> {
-        if self.clock.now() < self.deadline {
-            return Ok(());
+    /// Nothing more came in time: the brokers are slow or away, or have the range no more.
+    fn look_into_delay(&self, position: i64) -> Result<More, Failure> {
+        let OffsetRange {
+            topic, partition, ..
+        } = &self.range;
+        let log = match client::log_bounds(&self.settings.client(), topic, *partition, LAST_LOOK) {
+            Ok(log) => log,
+            Err(error) => {
+                tracing::debug!(%topic, partition, %error, "a range is late, and its partition's offsets can't be asked for");
+                return Err(self.late());
+            }
+        };
+        match loss::overdue(&self.range, position, log, self.settings.on_data_loss) {
+            Overdue::Late => Err(self.late()),
+            Overdue::Lost | Overdue::Ends => {
+                self.accept_loss(loss::end_is_gone(&self.range, log))?;
+                Ok(More::No)
+            }
         }
+    }
+
+    fn accept_loss(&self, failure: Failure) -> Result<(), Failure> {
+        if self.settings.on_data_loss == OnDataLoss::Fail {
+            return Err(failure);
+        }
+        tracing::warn!(%failure, "input is lost; going on with what is there");
+        Ok(())
+    }
+
+    fn is_overdue(&self) -> bool {
+        self.clock.now() >= self.deadline
+    }
+
+    fn late(&self) -> Failure {
         let OffsetRange {
             topic,
             partition,
             from,
             until,
         } = &self.range;
-        Err(Failure::new(
+        Failure::new(
             FailureKind::Io,
             format!(
                 "offsets {from} to {until} of {topic}/{partition} did not come from the broker in time; see that the broker is reachable from this executor, or raise kafka.range_timeout"
             ),
-        ))
+        )
     }
 
     fn deliver(
@@ -351,21 +397,4 @@ fn is_text(record: &Record) -> bool {
         .value
         .as_ref()
         .is_none_or(|value| std::str::from_utf8(value).is_ok())
-}
-
-/// What to say when a range is not there any more.
-pub fn data_loss(range: &OffsetRange, position: i64, oldest: i64, next: i64) -> Failure {
-    let OffsetRange {
-        topic,
-        partition,
-        from,
-        until,
-    } = range;
-    Failure::new(
-        FailureKind::DataLoss,
-        format!(
-            "offset {position} of {topic}/{partition} was to be read (range {from} to {until}), but the broker has {oldest} to {next}; records expired, or the topic was made anew; set kafka.on_data_loss=warn to go on with what is there"
-        ),
-    )
-    .with_retry(Retry::Never)
 }

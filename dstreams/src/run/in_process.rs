@@ -10,7 +10,7 @@ use millstream_common::{
     protocol::BlockLocation,
 };
 use millstream_driver::{
-    blocks::{FetchBlock, block_of, fetch_failed, too_large},
+    blocks::{FetchBlock, too_large},
     cluster::{ClusterHandle, SessionEnd},
 };
 use millstream_executor::{
@@ -87,12 +87,12 @@ impl FetchBlock for InProcessFetch {
             return Err(too_large(max_bytes));
         }
         let handle = self.0.clone();
-        let block = block_of(location);
+        let block = location.block();
         let read = tokio::task::spawn_blocking(move || handle.block(block)).await;
         match read {
             Ok(Some(frames)) => Ok(frames),
-            Ok(None) => Err(fetch_failed(location, "the executor doesn't hold it whole")),
-            Err(error) => Err(fetch_failed(location, &error.to_string())),
+            Ok(None) => Err(location.not_fetched("the executor doesn't hold it whole")),
+            Err(error) => Err(location.not_fetched(&error.to_string())),
         }
     }
 }

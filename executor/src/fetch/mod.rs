@@ -17,11 +17,7 @@ mod tests;
 use std::sync::Arc;
 
 use millstream_common::{
-    failure::{Failure, FailureKind},
-    ids::{BlockId, ExecutorId},
-    protocol::BlockLocation,
-    telemetry::metrics::Metrics,
-    time::Clock,
+    ids::ExecutorId, protocol::BlockLocation, telemetry::metrics::Metrics, time::Clock,
 };
 use millstream_dataflow::program::CancelToken;
 use millstream_proto::peers::Peers;
@@ -66,26 +62,4 @@ impl Fetcher {
         };
         BlockReader::new(self, locations, inflow, cancel)
     }
-}
-
-fn block_of(location: &BlockLocation) -> BlockId {
-    BlockId {
-        task: location.task,
-        exchange: location.exchange,
-        partition: location.partition,
-    }
-}
-
-fn fetch_failed(location: &BlockLocation, problem: &str) -> Failure {
-    let block = block_of(location);
-    Failure::new(
-        FailureKind::FetchFailed {
-            block,
-            executor: location.executor,
-        },
-        format!(
-            "could not fetch {block} from executor {} at {}: {problem}",
-            location.executor, location.address
-        ),
-    )
 }

@@ -11,13 +11,13 @@ use millstream_common::{
 use millstream_proto::{
     limits,
     pb::{self, fetch_reply::What},
-    peers::Peers,
+    peers::{Peers, Problem},
 };
 use rand::Rng;
 use tokio::task::{AbortHandle, JoinSet};
 use tonic::Request;
 
-use super::{Fetcher, block_of, fetch_failed, inflow::Inflow};
+use super::{Fetcher, inflow::Inflow};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -142,17 +142,17 @@ impl Prefetch {
         let mut tries = 0;
         loop {
             let before = progress.last;
-            let problem = match self.request(&group, &mut progress).await {
-                Ok(()) => return,
-                Err(problem) => self.explained(&group, problem),
+            let Err(problem) = self.request(&group, &mut progress).await else {
+                return;
             };
             if progress.last > before {
                 tries = 0;
                 pause = FIRST_PAUSE;
             }
             let deadline = progress.last.after(tuning.fetch_timeout);
-            let text = match problem {
-                Problem::Final(text) => Some(text),
+            let address = &self.locations[group[0]].address;
+            let text = match self.peers.explained(address, problem) {
+                Problem::Final(text) | Problem::OtherSecret(text) => Some(text),
                 Problem::Transient(text) => {
                     tries += 1;
                     (tries > tuning.fetch_retries || clock.now().after(pause) >= deadline)
@@ -161,7 +161,7 @@ impl Prefetch {
             };
             let index = group[progress.position];
             if let Some(text) = text {
-                let failure = fetch_failed(&self.locations[index], &text);
+                let failure = self.locations[index].not_fetched(&text);
                 self.fetcher.metrics.executor().fetch_failures.inc();
                 self.inflow.finish(index, Err(failure));
                 return;
@@ -169,15 +169,6 @@ impl Prefetch {
             let jitter = rand::rng().random_range(0.5..1.0);
             clock.until(clock.now().after(pause.mul_f64(jitter))).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-    }
-
-    /// What is wrong with the peer says more than that a connection broke off, and doesn't heal.
-    fn explained(&self, group: &[usize], problem: Problem) -> Problem {
-        let address = &self.locations[group[0]].address;
-        match self.peers.trouble(address) {
-            Some(trouble) => Problem::Final(trouble.to_string()),
-            None => problem,
         }
     }
 
@@ -204,7 +195,7 @@ impl Prefetch {
         let request = pb::FetchRequest {
             blocks: missing
                 .iter()
-                .map(|index| block_of(&self.locations[*index]).into())
+                .map(|index| self.locations[*index].block().into())
                 .collect(),
         };
         let call = client.fetch(Request::new(request));
@@ -284,12 +275,7 @@ impl Prefetch {
     ) -> Result<T, Problem> {
         let timeout = self.fetcher.tuning.fetch_timeout;
         tokio::select! {
-            answer = answer => answer.map_err(|status| match status.code() {
-                tonic::Code::Unauthenticated | tonic::Code::Unimplemented => {
-                    Problem::Final(status.message().to_owned())
-                }
-                _ => Problem::Transient(format!("{:?}: {}", status.code(), status.message())),
-            }),
+            answer = answer => answer.map_err(Problem::from),
             () = self.fetcher.clock.until(last.after(timeout)) => {
                 Err(Problem::Final(format!("nothing arrived for {timeout:?}")))
             }
@@ -306,11 +292,4 @@ struct Progress {
     bytes: u64,
     /// When something last arrived.
     last: Tick,
-}
-
-enum Problem {
-    /// Another try may help.
-    Transient(String),
-    /// The block isn't to be had there.
-    Final(String),
 }

@@ -11,7 +11,7 @@ use millstream_common::{
 };
 use millstream_dataflow::program::{BlockFrames, CancelToken};
 
-use super::{Fetcher, block_of, fetch_failed, inflow::Next, prefetch::Running};
+use super::{Fetcher, inflow::Next, prefetch::Running};
 use crate::blocks::{BlockStore, StoredFrame};
 
 /// Gives frames of blocks in the order asked. Every wait ends: remote blocks arrive or fail within the fetch timeout.
@@ -56,8 +56,8 @@ impl BlockReader {
         let reading = match &mut self.own_frames {
             Some(reading) => reading,
             empty @ None => {
-                let Some(frames) = self.store.frames(block_of(location)) else {
-                    return Err(fetch_failed(location, "this executor doesn't have it"));
+                let Some(frames) = self.store.frames(location.block()) else {
+                    return Err(location.not_fetched("this executor doesn't have it"));
                 };
                 empty.insert(OwnFrames {
                     frames: frames.into_iter(),
@@ -69,7 +69,7 @@ impl BlockReader {
             reading.bytes += frame.length() as u64;
             let bytes = frame
                 .read()
-                .map_err(|error| fetch_failed(location, &error.to_string()))?;
+                .map_err(|error| location.not_fetched(&error.to_string()))?;
             return Ok(Some(bytes));
         }
         if reading.bytes != location.meta.bytes {
@@ -77,7 +77,7 @@ impl BlockReader {
                 "it has {} bytes, its writer reported {}",
                 reading.bytes, location.meta.bytes
             );
-            return Err(fetch_failed(location, &problem));
+            return Err(location.not_fetched(&problem));
         }
         self.own_frames = None;
         Ok(None)
@@ -87,10 +87,7 @@ impl BlockReader {
     fn next_remote(&mut self) -> Result<Option<Bytes>, Failure> {
         let location = &self.locations[self.position];
         let Some(prefetch) = &self.prefetch else {
-            return Err(fetch_failed(
-                location,
-                "this process reaches no other executors",
-            ));
+            return Err(location.not_fetched("this process reaches no other executors"));
         };
         loop {
             self.cancel.check()?;
@@ -100,7 +97,7 @@ impl BlockReader {
                 Next::Failed(failure) => return Err(failure),
                 Next::Wait => {}
                 Next::Ended => {
-                    return Err(fetch_failed(location, "the fetch ended before it arrived"));
+                    return Err(location.not_fetched("the fetch ended before it arrived"));
                 }
             }
         }

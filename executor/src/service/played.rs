@@ -20,7 +20,8 @@ use millstream_proto::{
         self,
         driver_server::{Driver, DriverServer},
     },
-    refusal,
+    refusal, server,
+    tls::Tls,
 };
 use parking_lot::Mutex;
 use tokio::{net::TcpListener, sync::mpsc, time::timeout};
@@ -28,8 +29,7 @@ use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{
     Request, Response, Status, Streaming,
-    service::interceptor::InterceptedService,
-    transport::server::{Server, TcpIncoming},
+    service::{Routes, interceptor::InterceptedService},
 };
 
 use crate::testing::{DEADLINE, query};
@@ -234,9 +234,14 @@ fn play_with(
     let required = RequireSecret::new(required);
     let service = InterceptedService::new(DriverServer::new(played), required);
     let stop = CancellationToken::new();
-    let serving = Server::builder()
-        .add_service(service)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener), stop.clone().cancelled_owned());
+    let routes = Routes::new(service);
+    let serving = server::serve(
+        &Tls::default(),
+        listener,
+        "driver.listen",
+        routes,
+        stop.clone(),
+    );
     tokio::spawn(serving);
     Stage {
         address,

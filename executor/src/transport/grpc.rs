@@ -320,8 +320,9 @@ mod tests {
         protocol::QueryProgram,
         time::SystemClock,
     };
-    use tokio_stream::wrappers::TcpListenerStream;
-    use tonic::{Response, transport::Server};
+    use millstream_proto::server;
+    use tokio_util::sync::CancellationToken;
+    use tonic::{Response, service::Routes};
 
     use super::*;
 
@@ -386,10 +387,10 @@ mod tests {
             .expect("binds");
         let address = listener.local_addr().expect("address").to_string();
         let service = pb::driver_server::DriverServer::new(Large);
-        let serving = Server::builder()
-            .add_service(service)
-            .serve_with_incoming(TcpListenerStream::new(listener));
-        let _serving = tokio::spawn(serving);
+        let never = CancellationToken::new();
+        let routes = Routes::new(service);
+        let serving = server::serve(&Tls::default(), listener, "driver.listen", routes, never);
+        tokio::spawn(serving);
         let link = link(&[&address]).expect("an address");
         let registered = link.register(request()).await.expect("registered");
         let hello = Hello {

@@ -10,4 +10,4 @@ pub mod produce;
 
 pub use broker::{BrokerOptions, KafkaBroker, Stop};
 pub use client::{Isolation, KafkaClient, Record};
-pub use produce::{NewRecord, Outcome};
+pub use produce::{NewRecord, OpenTransaction, Outcome};

@@ -52,6 +52,28 @@ pub enum Outcome {
     Abort,
 }
 
+/// A transaction whose records are written, and which nobody has ended; the broker aborts it in a minute.
+pub struct OpenTransaction {
+    producer: BaseProducer<FirstFailure>,
+    topic: String,
+}
+
+impl OpenTransaction {
+    /// Ends it.
+    pub fn end(self, outcome: Outcome) -> Result<(), Error> {
+        let Self { producer, topic } = self;
+        let action = |step: &str| Error::kafka(format!("{step} a transaction on topic {topic}"));
+        match outcome {
+            Outcome::Commit => producer
+                .commit_transaction(REQUEST_LIMIT)
+                .map_err(action("commit")),
+            Outcome::Abort => producer
+                .abort_transaction(REQUEST_LIMIT)
+                .map_err(action("abort")),
+        }
+    }
+}
+
 /// Keeps the first delivery that failed.
 #[derive(Default)]
 struct FirstFailure(Mutex<Option<KafkaError>>);
@@ -101,6 +123,15 @@ impl KafkaClient {
         records: &[NewRecord],
         outcome: Outcome,
     ) -> Result<(), Error> {
+        self.open_transaction(topic, records)?.end(outcome)
+    }
+
+    /// Writes records in one transaction, which stays open.
+    pub fn open_transaction(
+        &self,
+        topic: &str,
+        records: &[NewRecord],
+    ) -> Result<OpenTransaction, Error> {
         let id = format!("millstream-tests-{}", unique_marker());
         let action = |step: &str| Error::kafka(format!("{step} a transaction on topic {topic}"));
         let producer = self.producer(&[("transactional.id", id.as_str())])?;
@@ -109,14 +140,10 @@ impl KafkaClient {
             .map_err(action("prepare"))?;
         producer.begin_transaction().map_err(action("begin"))?;
         write(&producer, topic, records)?;
-        match outcome {
-            Outcome::Commit => producer
-                .commit_transaction(REQUEST_LIMIT)
-                .map_err(action("commit")),
-            Outcome::Abort => producer
-                .abort_transaction(REQUEST_LIMIT)
-                .map_err(action("abort")),
-        }
+        Ok(OpenTransaction {
+            producer,
+            topic: topic.to_owned(),
+        })
     }
 
     fn producer(&self, settings: &[(&str, &str)]) -> Result<BaseProducer<FirstFailure>, Error> {

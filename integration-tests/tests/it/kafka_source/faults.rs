@@ -287,3 +287,57 @@ fn a_topic_that_is_shorter_than_what_was_read_is_noticed() {
     assert!(failure.message.contains("has 0 to 1"), "{failure}");
     assert_eq!(texts(&warning.read_rows(1)), ["d"]);
 }
+
+#[test]
+fn a_range_whose_end_is_gone_fails_or_ends_with_what_is_there() {
+    let kafka = KafkaBroker::shared().client();
+    let topic = kafka.unique_topic("cut", 2).unwrap();
+    for partition in [0, 1] {
+        kafka
+            .produce_lines(&topic, partition, ["a", "b", "c", "d"])
+            .unwrap();
+    }
+    let start = |on_data_loss| {
+        let mut settings = of_topic(kafka, &topic);
+        settings.on_data_loss = on_data_loss;
+        let mut source = Source::with(settings);
+        source.start().unwrap();
+        let planned = ranges(&source.plan().unwrap());
+        (source, planned)
+    };
+    let (failing, planned) = start(OnDataLoss::Fail);
+    let (warning, _) = start(OnDataLoss::Warn);
+    let whole = [0, 1].map(|partition| range(&topic, partition, 0, 4));
+    assert_eq!(planned, whole);
+    kafka.delete_topic(&topic).unwrap();
+    kafka.create_topic(&topic, 1).unwrap();
+    kafka.produce_lines(&topic, 0, ["e", "f"]).unwrap();
+
+    let read = |source: &Source, range| {
+        let mut hurried = task();
+        hurried.input_deadline = Duration::from_secs(1);
+        source.read_as(range, &mut hurried)
+    };
+    for (range, found) in [(&whole[0], "ends at 2"), (&whole[1], "was deleted")] {
+        let failure = read(&failing, range).unwrap_err();
+        assert_eq!(
+            (&failure.kind, failure.retry),
+            (&FailureKind::DataLoss, Retry::Never),
+            "{failure}"
+        );
+        let named = format!("offsets 0 to 4 of {topic}/{}", range.partition);
+        assert!(
+            failure.message.contains(&named) && failure.message.contains(found),
+            "{failure}"
+        );
+    }
+    assert_eq!(texts(&read(&warning, &whole[0]).unwrap()), ["e", "f"]);
+    assert_eq!(read(&warning, &whole[1]).unwrap(), []);
+
+    // The end comes into being again: then it is no loss.
+    kafka.produce_lines(&topic, 0, ["g", "h"]).unwrap();
+    for source in [&failing, &warning] {
+        let rows = read(source, &whole[0]).unwrap();
+        assert_eq!(texts(&rows), ["e", "f", "g", "h"]);
+    }
+}

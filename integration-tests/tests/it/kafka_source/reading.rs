@@ -307,6 +307,8 @@ fn a_wait_ends_when_it_is_cancelled_or_its_time_is_over() {
     let kafka = KafkaBroker::shared().client();
     let topic = kafka.unique_topic("wait", 1).unwrap();
     kafka.produce_lines(&topic, 0, ["a"]).unwrap();
+    let records = [NewRecord::value("b")];
+    let transaction = kafka.open_transaction(&topic, &records).unwrap();
     let source = Source::with(of_topic(kafka, &topic));
     let mut hurried = task();
     hurried.input_deadline = Duration::from_millis(300);
@@ -341,4 +343,8 @@ fn a_wait_ends_when_it_is_cancelled_or_its_time_is_over() {
     });
     assert_eq!(failure.kind, FailureKind::Cancelled);
     assert!(!waited.has_passed());
+
+    transaction.end(Outcome::Commit).unwrap();
+    let rows = source.read(&range(&topic, 0, 0, 2)).unwrap();
+    assert_eq!(texts(&rows), ["a", "b"]);
 }
