@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use millstream_common::{
-    failure::{Failure, FailureKind},
+    failure::{Failure, FailureKind, Retry},
     ids::BatchId,
     time::{Clock, Tick},
 };
