@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{ArrayRef, AsArray, Float32Array, Float64Array, StructArray},
+    array::{Array, ArrayRef, AsArray, Float32Array, Float64Array, StructArray},
     datatypes::{DataType, Float32Type, Float64Type},
 };
 use datafusion::{error::Result, logical_expr::ScalarFunctionArgs};
@@ -68,7 +68,7 @@ fn normalized(values: &ArrayRef) -> Result<ArrayRef> {
 
 #[cfg(test)]
 mod tests {
-    use arrow::{array::Array, datatypes::Field};
+    use arrow::datatypes::Field;
 
     use super::*;
 

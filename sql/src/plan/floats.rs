@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, FieldRef};
 use datafusion::{
     common::{Column, tree_node::Transformed},
     error::Result,
@@ -75,16 +75,13 @@ fn aggregated(aggregate: Aggregate) -> Result<Transformed<LogicalPlan>> {
 
 /// Rows that are equal are one, whichever zero or NaN they hold.
 fn distinct(input: Arc<LogicalPlan>) -> Result<Transformed<LogicalPlan>> {
-    let fields = input.schema().iter();
-    if !fields
-        .clone()
-        .any(|(_, field)| normalized::is_for(field.data_type()))
-    {
+    let is_float = |field: &FieldRef| normalized::is_for(field.data_type());
+    if !input.schema().fields().iter().any(is_float) {
         return Ok(Transformed::no(LogicalPlan::Distinct(Distinct::All(input))));
     }
-    let columns = fields.map(|(qualifier, field)| {
+    let columns = input.schema().iter().map(|(qualifier, field)| {
         let column = Expr::Column(Column::new(qualifier.cloned(), field.name()));
-        match normalized::is_for(field.data_type()) {
+        match is_float(field) {
             true => NORMALIZED
                 .function()
                 .call(vec![column])
