@@ -46,7 +46,7 @@ pub(super) fn zone(text: &str) -> Option<TimeZone> {
     }
     for prefix in ["UTC", "GMT", "UT", ""] {
         match text.strip_prefix(prefix) {
-            Some("") => return Some(TimeZone::UTC),
+            Some("") if !prefix.is_empty() => return Some(TimeZone::UTC),
             Some(rest) if rest.starts_with(['+', '-']) => return offset(rest),
             _ => {}
         }
