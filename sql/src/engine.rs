@@ -17,7 +17,7 @@ use crate::{
         self,
         planner::{SparkPlanner, SparkTypes},
     },
-    plan::{ansi::Ansi, fallible::FallibleLast},
+    plan::{ansi::Ansi, comparisons::Comparisons, fallible::FallibleLast},
     udf::Registry,
 };
 
@@ -65,6 +65,7 @@ pub(crate) fn context(zone: &str, own: &Registry) -> Result<SessionContext, Erro
             zone: zone.to_owned(),
         }))
         .with_analyzer_rule(Arc::new(Ansi::default()))
+        .with_analyzer_rule(Arc::new(Comparisons))
         .with_physical_optimizer_rule(Arc::new(FallibleLast))
         .build();
     let mut context = SessionContext::new_with_state(state);

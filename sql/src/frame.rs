@@ -8,15 +8,16 @@ use datafusion::{
         Column,
         tree_node::{Transformed, TreeNode},
     },
-    functions_aggregate::expr_fn::{count, max, min, sum},
+    functions_aggregate::expr_fn::{count, max, min},
     logical_expr::{Expr, LogicalPlan, ScalarUDF, lit},
     prelude,
 };
-use datafusion_spark::expr_fn::avg;
 
 use crate::{
     error::Error,
     functions::{
+        avg::avg,
+        checked_sum::sum,
         event_time::{EventTimeFunction, SeenFunction},
         explode::ExplodeFunction,
         from_json::FromJsonFunction,

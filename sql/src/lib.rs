@@ -29,6 +29,7 @@
 //! - `stage`: a stage's code
 //! - `state`: groups that live on from batch to batch
 //! - `table`: a stream as a table of the planner
+//! - `texts`: what texts mean: dates, times, numbers
 //! - [`trigger`]: when batches run
 //! - [`udf`]: functions of the program's own
 //! - [`writer`]: writing streams
@@ -59,20 +60,21 @@ mod state;
 mod table;
 #[cfg(test)]
 mod tests;
+mod texts;
 pub mod trigger;
 pub mod udf;
 pub mod writer;
 
 pub use arrow;
 pub use datafusion::{
-    functions_aggregate::expr_fn::{count, max, min, sum},
+    functions_aggregate::expr_fn::{count, max, min},
     logical_expr::{Expr, cast, lit, try_cast},
     prelude::col,
 };
-pub use datafusion_spark::expr_fn::avg;
 pub use error::Error;
 pub use frame::{DataFrame, GroupedData};
 pub use frame::{explode, from_json, split, window, window_sliding};
+pub use functions::{avg::avg, checked_sum::sum};
 pub use millstream_dstreams::{Console, Master};
 pub use output_mode::OutputMode;
 pub use progress::{StreamingQueryProgress, StreamingQueryStatus};

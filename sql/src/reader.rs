@@ -254,6 +254,7 @@ impl DataStreamReader {
         csv.escape = options.take_char("escape")?.unwrap_or(csv.escape);
         csv.comment = options.take_char("comment")?.unwrap_or(csv.comment);
         csv.null_value = options.take("nullValue").unwrap_or_default();
+        csv.empty_value = options.take("emptyValue").unwrap_or_default();
         let trim_start = options.take_bool("ignoreLeadingWhiteSpace")?;
         csv.trim_start = trim_start.unwrap_or_default();
         let trim_end = options.take_bool("ignoreTrailingWhiteSpace")?;
@@ -267,6 +268,7 @@ impl DataStreamReader {
             "escape",
             "comment",
             "nullValue",
+            "emptyValue",
             "ignoreLeadingWhiteSpace",
             "ignoreTrailingWhiteSpace",
             "dateFormat",

@@ -27,8 +27,8 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 declare_keys! {
     section "Batches" {
-        /// How long each batch spans; batches start at multiples of it. `0s` starts a batch as soon as the last
-        /// one has ended.
+        /// How long each batch of DStreams spans; batches start at multiples of it. `0s` starts a batch as soon as the last
+        /// one has ended. Programs of Structured Streaming refuse it, as their queries have triggers.
         "batch.interval" BATCH_INTERVAL: Duration = SECOND, [Duration::ZERO, DAY];
         /// Batches that may wait behind the running one. At the bound the clock waits: batch times that pass meanwhile
         /// still get their batches, later. None is dropped or merged.

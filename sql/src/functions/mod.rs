@@ -1,6 +1,7 @@
 //! Functions that the engine doesn't have, or has otherwise than Spark.
 //!
 //! Layout:
+//! - `avg`: the mean, of decimals a decimal
 //! - `checked`: arithmetic that ends a query where there is no result
 //! - `checked_sum`: `sum`, which does so too
 //! - `date_parts`: the year of a date, and so on
@@ -8,8 +9,10 @@
 //! - `event_time`: watches a column of event times
 //! - `explode`: a row for each element of a list
 //! - `from_json`: JSON in a text as a struct
+//! - `from_text`: texts as Spark casts them
 //! - `interval`: lengths of time as text
 //! - `list_item`: elements of lists
+//! - `normalized`: floating point numbers with one zero and one NaN
 //! - `plain_text`: numbers as digits
 //! - `planner`: what SQL text means where Spark and the engine differ
 //! - `regexp_replace`: text with matches replaced
@@ -21,6 +24,7 @@
 //! - `total_order`: floating point numbers as whole ones of the same order
 //! - `window`: windows of event time
 
+pub(crate) mod avg;
 pub(crate) mod checked;
 pub(crate) mod checked_sum;
 pub(crate) mod date_parts;
@@ -28,8 +32,10 @@ pub(crate) mod doubles;
 pub(crate) mod event_time;
 pub(crate) mod explode;
 pub(crate) mod from_json;
+pub(crate) mod from_text;
 pub(crate) mod interval;
 pub(crate) mod list_item;
+pub(crate) mod normalized;
 pub(crate) mod plain_text;
 pub(crate) mod planner;
 pub(crate) mod regexp_replace;
@@ -52,8 +58,9 @@ use regex::Regex;
 use checked::{CheckedFunction, Operation};
 use simple::Rule;
 
-const RULES: [&Rule; 7] = [
+const RULES: [&Rule; 8] = [
     &doubles::LOG,
+    &normalized::NORMALIZED,
     &plain_text::PLAIN_TEXT,
     &regexp_replace::REGEXP_REPLACE,
     &size::SIZE,
@@ -70,6 +77,8 @@ pub(crate) fn register(context: &SessionContext, zone: &str) -> Result<()> {
         ScalarUDF::from(event_time::SeenFunction::default()),
         ScalarUDF::from(explode::ExplodeFunction::default()),
         ScalarUDF::from(from_json::FromJsonFunction::new(zone)),
+        ScalarUDF::from(from_text::FromTextFunction::new(false, zone)),
+        ScalarUDF::from(from_text::FromTextFunction::new(true, zone)),
         ScalarUDF::from(list_item::ListItemFunction::default()),
         ScalarUDF::from(seconds::FromSecondsFunction::new(false)),
         ScalarUDF::from(seconds::FromSecondsFunction::new(true)),
@@ -92,6 +101,7 @@ pub(crate) fn register(context: &SessionContext, zone: &str) -> Result<()> {
     for function in date_parts::DatePartFunction::all() {
         context.register_udf(ScalarUDF::from(function));
     }
+    context.register_udaf(AggregateUDF::from(avg::Avg::default()));
     context.register_udaf(AggregateUDF::from(checked_sum::CheckedSum::default()));
     Ok(())
 }

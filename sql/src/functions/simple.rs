@@ -22,7 +22,7 @@ use super::wrong;
 
 /// What a function is.
 pub(crate) struct Rule {
-    pub(super) name: &'static str,
+    pub(crate) name: &'static str,
     pub(super) takes: Takes,
     /// The result's type, by those of the arguments.
     pub(super) gives: fn(&[DataType]) -> Result<DataType>,

@@ -1,4 +1,4 @@
-//! `spark_text(value)`: a floating point number or a time as Spark casts it to text, `1.0E10` and `2026-01-01 10:00:00`.
+//! `spark_text(value)`: a floating point number, a date or a time as Spark casts it to text, `1.0E10` and `2026-01-01 10:00:00`.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ impl SparkTextFunction {
     pub(crate) fn is_for(data_type: &DataType) -> bool {
         matches!(
             data_type,
-            DataType::Float32 | DataType::Float64 | DataType::Timestamp(..)
+            DataType::Float32 | DataType::Float64 | DataType::Date32 | DataType::Timestamp(..)
         )
     }
 }

@@ -1,4 +1,4 @@
-//! Casts that the engine does otherwise than Spark: of numbers and times to text, of doubles to decimals, and between times and numbers, which are seconds
+//! Casts that the engine does otherwise than Spark: of texts, of numbers and times to text, of doubles to decimals, and between times and numbers, which are seconds
 //! since 1970.
 
 use arrow::datatypes::{DataType, TimeUnit};
@@ -11,6 +11,7 @@ use datafusion::{
 };
 
 use crate::functions::{
+    from_text::FromTextFunction,
     plain_text::PLAIN_TEXT,
     seconds::{FromSecondsFunction, SecondsFunction},
     spark_text::SparkTextFunction,
@@ -36,7 +37,7 @@ pub(super) fn written(plan: LogicalPlan, zone: &str) -> Result<LogicalPlan> {
                     to,
                     is_try,
                 }
-                .replaced(zone);
+                .replaced(zone)?;
                 Ok(match replaced {
                     Some(replaced) => Transformed::yes(replaced),
                     None => Transformed::no(inside),
@@ -55,7 +56,16 @@ struct Casted<'e> {
 }
 
 impl Casted<'_> {
-    fn replaced(&self, zone: &str) -> Option<Expr> {
+    fn replaced(&self, zone: &str) -> Result<Option<Expr>> {
+        if self.from.is_string() && FromTextFunction::is_for(self.to) {
+            let function = FromTextFunction::new(self.is_try, zone);
+            return function.cast(self.value.clone(), self.to).map(Some);
+        }
+        Ok(self.of_value(zone))
+    }
+
+    /// Of what is no text.
+    fn of_value(&self, zone: &str) -> Option<Expr> {
         if self.to.is_string() {
             let function = ScalarUDF::from(SparkTextFunction::new(zone));
             let is_other = SparkTextFunction::is_for(self.from);

@@ -4,6 +4,7 @@
 //! - `ansi`: operators that end the query where they have no result
 //! - `casts`: casts as Spark has them
 //! - `check`: what streams can't do, by Spark's rules, said when the query is built
+//! - `comparisons`: comparisons of floating point numbers
 //! - `cut`: a physical plan cut where rows change partitions
 //! - `fallible`: what may fail, after what leaves rows out
 //! - `floats`: the least and the greatest of floating point numbers, as Spark orders them
@@ -14,6 +15,7 @@
 pub(crate) mod ansi;
 mod casts;
 pub(crate) mod check;
+pub(crate) mod comparisons;
 pub(crate) mod cut;
 pub(crate) mod fallible;
 mod floats;

@@ -7,7 +7,7 @@ use std::{
 
 use jiff::tz::TimeZone;
 use millstream_common::{
-    config::{self, Config, keys},
+    config::{self, Config, Setting, keys},
     time::{Clock, SystemClock},
 };
 use millstream_dstreams::{Console, Master};
@@ -116,6 +116,7 @@ impl SessionBuilder {
     /// What is wrong with the configuration, or an address that is taken.
     pub fn build(self) -> Result<Session, Error> {
         let config = self.config.build()?;
+        check_triggers(&config)?;
         let zone = match config.get(keys::TIME_ZONE) {
             Some(zone) => zone.zone()?,
             None => TimeZone::system(),
@@ -145,4 +146,18 @@ impl SessionBuilder {
             unfinished: Mutex::default(),
         })))
     }
+}
+
+/// Refuses what means nothing where queries have triggers, wherever it was set: it would seem to be heeded.
+fn check_triggers(config: &Config) -> Result<(), config::Error> {
+    let key = keys::BATCH_INTERVAL;
+    if !config.is_set(key) {
+        return Ok(());
+    }
+    Err(config::Error::Conflict {
+        key: key.name(),
+        value: config.get(key).to_text(),
+        origin: config.origin(key).clone(),
+        problem: "is for DStreams alone; when batches of Structured Streaming run is said by each query: write_stream().trigger(Trigger::ProcessingTime(..))".to_owned(),
+    })
 }

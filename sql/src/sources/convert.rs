@@ -11,10 +11,16 @@ use arrow::{
         ArrowPrimitiveType, DataType, Int8Type, Int16Type, Int32Type, Int64Type, TimeUnit,
     },
 };
-use jiff::{civil, tz::TimeZone};
+use jiff::tz::TimeZone;
 
 use super::pattern::Patterns;
-use crate::error::Error;
+use crate::{
+    error::Error,
+    texts::{
+        numbers,
+        times::{self, OwnZone},
+    },
+};
 
 /// Whether texts can become values of this type; the message names the column.
 pub(crate) fn check_type(column: &str, data_type: &DataType) -> Result<(), Error> {
@@ -74,13 +80,10 @@ pub(crate) fn column(
             Arc::new(array.with_precision_and_scale(*precision, *scale)?)
         }
         DataType::Timestamp(TimeUnit::Microsecond, in_zone) => {
-            let zone = match in_zone {
-                Some(_) => zone.clone(),
-                None => TimeZone::UTC,
-            };
+            let zone = in_zone.as_ref().map(|_| zone);
             let values = texts
                 .iter()
-                .map(|text| text.and_then(|text| timestamp(text, &zone, patterns)));
+                .map(|text| text.and_then(|text| timestamp(text, zone, patterns)));
             let array = TimestampMicrosecondArray::from_iter(values);
             Arc::new(array.with_timezone_opt(in_zone.clone()))
         }
@@ -110,96 +113,38 @@ fn boolean(text: &str) -> Option<bool> {
     text.eq_ignore_ascii_case("false").then_some(false)
 }
 
+/// Spark's names of infinity, and what Java takes for numbers.
 fn float<T: std::str::FromStr + From<f32>>(text: &str) -> Option<T> {
     match text {
-        "NaN" => return Some(f32::NAN.into()),
-        "Inf" | "Infinity" | "+Infinity" => return Some(f32::INFINITY.into()),
-        "-Inf" | "-Infinity" => return Some(f32::NEG_INFINITY.into()),
-        _ => {}
+        "Inf" => Some(f32::INFINITY.into()),
+        "-Inf" => Some(f32::NEG_INFINITY.into()),
+        _ => numbers::java(text),
     }
-    let is_number = |c: char| c.is_ascii_digit() || matches!(c, '.' | 'e' | 'E' | '+' | '-');
-    if !text.chars().all(is_number) {
-        return None;
-    }
-    text.parse().ok()
 }
 
-pub(crate) fn date(text: &str, patterns: &Patterns) -> Option<i32> {
-    if let Some(pattern) = &patterns.date {
-        return pattern.date(text);
-    }
-    let date: civil::Date = text.parse().ok()?;
-    if text.len() != 10 {
-        return None;
-    }
-    let epoch = civil::date(1970, 1, 1);
-    Some(date.since(epoch).ok()?.get_days())
-}
-
-/// `2026-11-22`, `2026-11-22 10:00:00`, `2026-11-22T10:00:00.5`, each with a zone at its end or in the session's.
-pub(crate) fn timestamp(text: &str, zone: &TimeZone, patterns: &Patterns) -> Option<i64> {
-    if let Some(pattern) = &patterns.timestamp {
-        return pattern.timestamp(text, zone);
-    }
-    if let Ok(instant) = text.parse::<jiff::Timestamp>() {
-        return Some(instant.as_microsecond());
-    }
-    let time: civil::DateTime = text.parse().ok()?;
-    let zoned = time.to_zoned(zone.clone()).ok()?;
-    Some(zoned.timestamp().as_microsecond())
-}
-
-/// Digits with a point and an exponent if wanted, rounded half up to the scale.
+/// A decimal, in whose text commas may part the thousands.
 pub(crate) fn decimal(text: &str, precision: u8, scale: i8) -> Option<i128> {
-    let (unsigned, is_negative) = match text.strip_prefix('-') {
-        Some(rest) => (rest, true),
-        None => (text.strip_prefix('+').unwrap_or(text), false),
-    };
-    let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {
-        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),
-        None => (unsigned, 0),
-    };
-    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    if whole.is_empty() && fraction.is_empty() {
-        return None;
+    if text.contains(',') {
+        return numbers::decimal(&text.replace(',', ""), precision, scale);
     }
-    let mut digits = 0i128;
-    for digit in whole.chars() {
-        let digit = i128::from(digit.to_digit(10)?);
-        digits = digits.checked_mul(10)?.checked_add(digit)?;
+    numbers::decimal(text, precision, scale)
+}
+
+/// Days since 1970.
+pub(crate) fn date(text: &str, patterns: &Patterns) -> Option<i32> {
+    match &patterns.date {
+        Some(pattern) => pattern.date(text),
+        None => times::date(text),
     }
-    let mut places = 0i32;
-    let mut is_full = false;
-    for digit in fraction.chars() {
-        let digit = i128::from(digit.to_digit(10)?);
-        let more = digits
-            .checked_mul(10)
-            .and_then(|digits| digits.checked_add(digit));
-        match more {
-            // Digits past the 38th are past every scale; the one that rounds is before them.
-            Some(more) if !is_full => (digits, places) = (more, places + 1),
-            _ => is_full = true,
-        }
+}
+
+/// Microseconds since 1970: in this zone where the text names none, or of a time that has no zone.
+pub(crate) fn timestamp(text: &str, zone: Option<&TimeZone>, patterns: &Patterns) -> Option<i64> {
+    match (&patterns.timestamp, zone) {
+        (Some(pattern), zone) => pattern.timestamp(text, zone.unwrap_or(&TimeZone::UTC)),
+        (None, Some(zone)) => times::timestamp(text, zone),
+        (None, None) => times::local_timestamp(text, OwnZone::Refused),
     }
-    let shift = exponent
-        .checked_sub(places)?
-        .checked_add(i32::from(scale))?;
-    let power = |places: u32| 10i128.checked_pow(places);
-    let value = if shift >= 0 {
-        match digits {
-            0 => 0,
-            _ => digits.checked_mul(power(shift.unsigned_abs())?)?,
-        }
-    } else {
-        match power(shift.unsigned_abs()) {
-            Some(divisor) => digits / divisor + i128::from(digits % divisor >= divisor / 2),
-            None => 0,
-        }
-    };
-    if value >= power(u32::from(precision))? {
-        return None;
-    }
-    Some(if is_negative { -value } else { value })
 }
 
 #[cfg(test)]
@@ -229,10 +174,12 @@ mod tests {
         );
         assert_eq!(
             converted(
-                &["1e3", "inf", "NaN", "-Inf", ".5", "1_0"],
+                &["1e3", "inf", "NaN", "-Inf", ".5", "1_0", " 1.5d", "nan"],
                 DataType::Float64
             ),
-            ["1000.0", "null", "NaN", "-inf", "0.5", "null"]
+            [
+                "1000.0", "null", "NaN", "-inf", "0.5", "null", "1.5", "null"
+            ]
         );
         assert_eq!(
             converted(&["TRUE", "false", "1"], DataType::Boolean),
@@ -240,39 +187,36 @@ mod tests {
         );
         assert_eq!(
             converted(&["2026-02-28", "2026-02-30", "2026-2-1"], DataType::Date32),
-            ["2026-02-28", "null", "null"]
+            ["2026-02-28", "null", "2026-02-01"]
         );
         assert_eq!(
             converted(
-                &["1.239", "-5", "1000000", "1.5e2", "-0.005", ".1", "."],
+                &["1.239", "-5", "1000000", "1.5e2", "-0.005", "1,00.1", " 1"],
                 DataType::Decimal128(5, 2)
             ),
-            ["1.24", "-5.00", "null", "150.00", "-0.01", "0.10", "null"]
+            ["1.24", "-5.00", "null", "150.00", "-0.01", "100.10", "null"]
         );
-        let long = format!("1.2{}9", "5".repeat(60));
-        assert_eq!(converted(&[&long], DataType::Decimal128(5, 2)), ["1.26"]);
-    }
-
-    fn iso(text: &str, zone: &TimeZone) -> Option<i64> {
-        timestamp(text, zone, &Patterns::default())
+        let without_zone = DataType::Timestamp(TimeUnit::Microsecond, None);
+        assert_eq!(
+            converted(&["2026-01-15 1:2:3", "2026-01-15T12:00:00Z"], without_zone),
+            ["2026-01-15T01:02:03", "null"]
+        );
     }
 
     #[test]
     fn timestamps_without_a_zone_are_the_sessions() {
         let zone = TimeZone::get("Europe/Berlin").unwrap();
         let noon_utc = 1_768_478_400_000_000;
+        let iso = |text: &str| timestamp(text, Some(&zone), &Patterns::default());
         for text in [
             "2026-01-15T12:00:00Z",
             "2026-01-15 13:00:00",
             "2026-01-15T13:00:00",
             "2026-01-15T07:00:00-05:00",
         ] {
-            assert_eq!(iso(text, &zone), Some(noon_utc), "{text}");
+            assert_eq!(iso(text), Some(noon_utc), "{text}");
         }
-        assert_eq!(
-            iso("2026-01-15", &zone),
-            Some(noon_utc - 13 * 3_600_000_000)
-        );
-        assert_eq!(iso("soon", &zone), None);
+        assert_eq!(iso("2026-01-15"), Some(noon_utc - 13 * 3_600_000_000));
+        assert_eq!(iso("soon"), None);
     }
 }

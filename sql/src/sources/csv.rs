@@ -16,8 +16,10 @@ pub(crate) struct CsvOptions {
     pub(crate) escape: Option<char>,
     /// Lines that begin with it are no rows.
     pub(crate) comment: Option<char>,
-    /// A field of this text is null, quoted or not.
+    /// A field of this text is null, quoted or not; one without anything is null whatever this is.
     pub(crate) null_value: String,
+    /// What quotes with nothing between them are.
+    pub(crate) empty_value: String,
     pub(crate) trim_start: bool,
     pub(crate) trim_end: bool,
 }
@@ -32,6 +34,7 @@ impl Default for CsvOptions {
             escape: Some('\\'),
             comment: None,
             null_value: String::new(),
+            empty_value: String::new(),
             trim_start: false,
             trim_end: false,
         }
@@ -65,10 +68,9 @@ impl Cutter {
         let mut number = 0;
         loop {
             let begins_quoted = self.options.quote.filter(|quote| {
-                let text = if self.options.trim_start {
-                    rest.trim_start_matches([' ', '\t'])
-                } else {
-                    rest
+                let text = match self.options.trim_start {
+                    true => rest.trim_start_matches(|letter| self.is_blank(letter)),
+                    false => rest,
                 };
                 text.starts_with(*quote)
             });
@@ -78,14 +80,18 @@ impl Cutter {
             };
             let next = match quoted {
                 Quoted::Until(next) => {
-                    let is_null = self.field == self.options.null_value;
-                    found(number, (!is_null).then_some(&self.field));
+                    let text = match self.field.is_empty() {
+                        true => &self.options.empty_value,
+                        false => &self.field,
+                    };
+                    let is_null = *text == self.options.null_value;
+                    found(number, (!is_null).then_some(text));
                     next
                 }
                 Quoted::Not { from } => {
                     let end = rest[from..].find(separator).map(|end| from + end);
                     let text = self.trimmed(&rest[..end.unwrap_or(rest.len())]);
-                    let is_null = text == self.options.null_value;
+                    let is_null = text.is_empty() || text == self.options.null_value;
                     found(number, (!is_null).then_some(text));
                     end
                 }
@@ -100,12 +106,17 @@ impl Cutter {
 
     fn trimmed<'l>(&self, mut text: &'l str) -> &'l str {
         if self.options.trim_start {
-            text = text.trim_start_matches([' ', '\t']);
+            text = text.trim_start_matches(|letter| self.is_blank(letter));
         }
         if self.options.trim_end {
-            text = text.trim_end_matches([' ', '\t']);
+            text = text.trim_end_matches(|letter| self.is_blank(letter));
         }
         text
+    }
+
+    /// What may stand between a quote and a separator. A separator is none, also where it is a tab or a blank.
+    fn is_blank(&self, letter: char) -> bool {
+        letter <= ' ' && letter != self.options.separator
     }
 
     /// Takes a quoted field into `field`. Two quotes are one where a quote is the escape.
@@ -133,8 +144,7 @@ impl Cutter {
             }
             let closed = opening + at + quote.len_utf8();
             let after = &text[closed..];
-            let spaces = after.len() - after.trim_start_matches([' ', '\t']).len();
-            let after_spaces = &after[spaces..];
+            let after_spaces = after.trim_start_matches(|letter| self.is_blank(letter));
             if after_spaces.is_empty() {
                 return Quoted::Until(None);
             }
@@ -205,6 +215,30 @@ mod tests {
     }
 
     #[test]
+    fn a_tab_that_separates_is_no_blank() {
+        let tabs = CsvOptions {
+            separator: '\t',
+            ..CsvOptions::default()
+        };
+        let cut_tabs = |line: &str| cut(tabs.clone(), line);
+        assert_eq!(cut_tabs("1\t\"a\tb\"\tx"), some(&["1", "a\tb", "x"]));
+        assert_eq!(cut_tabs("\"a\"\t\tx"), some(&["a", "∅", "x"]));
+        assert_eq!(cut_tabs("\"a\" \tx"), some(&["a", "x"]));
+        assert_eq!(cut_tabs("b\t\"c\"\t"), some(&["b", "c", "∅"]));
+        assert_eq!(cut_tabs("\"b\tc\" x\ty"), some(&["\"b\tc\" x", "y"]));
+        let trimmed = CsvOptions {
+            trim_start: true,
+            trim_end: true,
+            ..tabs.clone()
+        };
+        assert_eq!(
+            cut(trimmed, "\t7 \t \"a\" \t b"),
+            some(&["∅", "7", "a", "b"])
+        );
+        assert_eq!(texts("\"a\"\t,x"), some(&["a", "x"]));
+    }
+
+    #[test]
     fn options_change_what_counts() {
         let options = CsvOptions {
             separator: '|',
@@ -216,7 +250,23 @@ mod tests {
         };
         assert_eq!(
             cut(options, " a | 'b|c' |NA|'NA'|"),
-            some(&["a", "b|c", "∅", "∅", ""])
+            some(&["a", "b|c", "∅", "∅", "∅"])
+        );
+        let named = CsvOptions {
+            null_value: "NA".to_owned(),
+            ..CsvOptions::default()
+        };
+        assert_eq!(
+            cut(named.clone(), r#",""," ",NA,"NA""#),
+            some(&["∅", "", " ", "∅", "∅"])
+        );
+        let with_empty = CsvOptions {
+            empty_value: "nothing".to_owned(),
+            ..named
+        };
+        assert_eq!(
+            cut(with_empty, r#","",nothing"#),
+            some(&["∅", "nothing", "nothing"])
         );
         let unquoted = CsvOptions {
             quote: None,

@@ -51,6 +51,15 @@ pub(crate) fn check_type(column: &str, data_type: &DataType) -> Result<(), Error
     }
 }
 
+/// What records came to: each is an object, or a list of objects.
+pub(crate) struct Records {
+    pub(crate) columns: Vec<ArrayRef>,
+    /// Per record, whether all of it fitted.
+    pub(crate) fits: Vec<bool>,
+    /// Of each row, its record.
+    pub(crate) of_rows: Vec<usize>,
+}
+
 struct Reader<'a> {
     zone: &'a TimeZone,
     patterns: &'a Patterns,
@@ -80,15 +89,60 @@ pub(crate) fn parse<'t>(
         fits,
     };
     let rows: Vec<usize> = (0..objects.len()).collect();
-    let objects: Vec<Option<&Object<'t>>> = objects.iter().map(Option::as_ref).collect();
-    let columns = reader.fields(&objects, &rows, fields)?;
+    let columns = reader.rows(&objects, &rows, fields)?;
     Ok(Parsed {
         columns,
         fits: reader.fits,
     })
 }
 
+/// The rows of records: a list of objects is a row each. A list of anything else is no record, and one row of nulls.
+pub(crate) fn parse_records<'t>(
+    texts: impl Iterator<Item = &'t str>,
+    fields: &Fields,
+    zone: &TimeZone,
+    patterns: &Patterns,
+) -> Result<Records, Error> {
+    let mut objects: Vec<Option<Object<'t>>> = Vec::new();
+    let mut of_rows = Vec::new();
+    let mut fits = Vec::new();
+    for (record, text) in texts.enumerate() {
+        let found = match Value::read(text) {
+            Some(Value::Object(object, _)) => Some(vec![object]),
+            Some(Value::Array(elements, _)) => elements.into_iter().map(Value::object).collect(),
+            _ => None,
+        };
+        fits.push(found.is_some());
+        match found {
+            Some(found) => objects.extend(found.into_iter().map(Some)),
+            None => objects.push(None),
+        }
+        of_rows.resize(objects.len(), record);
+    }
+    let mut reader = Reader {
+        zone,
+        patterns,
+        fits,
+    };
+    let columns = reader.rows(&objects, &of_rows, fields)?;
+    Ok(Records {
+        columns,
+        fits: reader.fits,
+        of_rows,
+    })
+}
+
 impl Reader<'_> {
+    fn rows(
+        &mut self,
+        objects: &[Option<Object<'_>>],
+        records: &[usize],
+        fields: &Fields,
+    ) -> Result<Vec<ArrayRef>, Error> {
+        let objects: Vec<Option<&Object<'_>>> = objects.iter().map(Option::as_ref).collect();
+        self.fields(&objects, records, fields)
+    }
+
     fn fields(
         &mut self,
         objects: &[Option<&Object<'_>>],
@@ -184,15 +238,12 @@ impl Reader<'_> {
                 Arc::new(Date32Array::from_iter(self.each(values, rows, read)))
             }
             DataType::Timestamp(TimeUnit::Microsecond, in_zone) => {
-                let zone = match in_zone {
-                    Some(_) => self.zone.clone(),
-                    None => TimeZone::UTC,
-                };
+                let zone = in_zone.as_ref().map(|_| self.zone);
                 let patterns = self.patterns;
                 let read = |value: &Value<'_>| match value {
                     // Seconds since 1970.
-                    Value::Number(_) => value.as_i64()?.checked_mul(1_000_000),
-                    _ => convert::timestamp(value.as_str()?, &zone, patterns),
+                    Value::Number(_) if zone.is_some() => value.as_i64()?.checked_mul(1_000_000),
+                    _ => convert::timestamp(value.as_str()?, zone, patterns),
                 };
                 let times = TimestampMicrosecondArray::from_iter(self.each(values, rows, read));
                 Arc::new(times.with_timezone_opt(in_zone.clone()))
@@ -325,8 +376,11 @@ fn number(value: &Value<'_>) -> Option<f64> {
     };
     match text {
         "NaN" => Some(f64::NAN),
-        "Infinity" | "+Infinity" | "INF" | "+INF" => Some(f64::INFINITY),
+        "Infinity" | "+Infinity" | "+INF" => Some(f64::INFINITY),
         "-Infinity" | "-INF" => Some(f64::NEG_INFINITY),
+        "INF" if matches!(value, Value::Number(_)) => Some(f64::INFINITY),
+        // A whole number, which has no zero with a sign.
+        "-0" if matches!(value, Value::Number(_)) => Some(0.0),
         _ if matches!(value, Value::Number(_)) => text.parse().ok(),
         _ => None,
     }
@@ -389,6 +443,45 @@ mod tests {
         assert_eq!(fits, [true, false]);
         assert!(shown.contains("{name: a, age: 7}"), "{shown}");
         assert!(shown.contains("[x, , y]"), "{shown}");
+    }
+
+    #[test]
+    fn a_list_of_objects_is_a_row_each() {
+        let schema: Arc<Schema> = "a INT, b STRING".into_schema("UTC").unwrap();
+        let lines = [
+            r#"[{"a": 1, "b": "x"}, {"a": 2}]"#,
+            r#"{"a": 3}"#,
+            "[]",
+            "[1]",
+            r#"[{"a": 4}, null]"#,
+            r#"[{"a": "no"}, {"a": 5}]"#,
+            r#"[{"a": 6}] more"#,
+            r#"[{"a": 7}, {"a": 8}"#,
+        ];
+        let (zone, patterns) = (TimeZone::UTC, Patterns::default());
+        let lines = lines.into_iter();
+        let read = parse_records(lines, schema.fields(), &zone, &patterns).unwrap();
+        let numbers: Vec<Option<i32>> =
+            read.columns[0].as_primitive::<Int32Type>().iter().collect();
+        assert_eq!(
+            numbers,
+            [
+                Some(1),
+                Some(2),
+                Some(3),
+                None,
+                None,
+                None,
+                Some(5),
+                Some(6),
+                None
+            ]
+        );
+        assert_eq!(read.of_rows, [0, 0, 1, 3, 4, 5, 5, 6, 7]);
+        assert_eq!(
+            read.fits,
+            [true, true, true, false, false, false, true, false]
+        );
     }
 
     #[test]

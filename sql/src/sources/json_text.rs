@@ -55,6 +55,14 @@ impl<'t> Value<'t> {
         }
     }
 
+    /// The fields of an object, taken out.
+    pub(crate) fn object(self) -> Option<Fields<'t>> {
+        match self {
+            Self::Object(fields, _) => Some(fields),
+            _ => None,
+        }
+    }
+
     pub(crate) fn as_object(&self) -> Option<&Fields<'t>> {
         match self {
             Self::Object(fields, _) => Some(fields),

@@ -121,11 +121,12 @@ impl Judge {
             .with_retry(Retry::Never))
     }
 
-    /// What becomes of these rows, of which some don't fit.
+    /// What becomes of these rows, of which some are of records that don't fit. `of_rows` tells each row's record where it isn't the one of the row's number.
     fn judge(
         &self,
         made: RecordBatch,
         fits: Vec<bool>,
+        of_rows: Option<&[usize]>,
         records: &[&Text],
         task: &mut TaskContext<'_>,
     ) -> Result<RecordBatch, Failure> {
@@ -136,8 +137,14 @@ impl Judge {
         task.counts.malformed += malformed as u64;
         match self.mode {
             Mode::Permissive => Ok(made),
-            Mode::DropMalformed => filter_record_batch(&made, &BooleanArray::from(fits))
-                .map_err(|error| task_failure(error.into())),
+            Mode::DropMalformed => {
+                let kept = match of_rows {
+                    Some(of_rows) => of_rows.iter().map(|record| fits[*record]).collect(),
+                    None => fits,
+                };
+                filter_record_batch(&made, &BooleanArray::from(kept))
+                    .map_err(|error| task_failure(error.into()))
+            }
             Mode::FailFast => {
                 let first = fits.iter().position(|fits| !fits);
                 let line = first
@@ -268,7 +275,7 @@ impl CsvReader {
             arrays.push(values);
         }
         let made = batch(&self.schema, arrays, records.len())?;
-        self.judge.judge(made, fits, &records, task)
+        self.judge.judge(made, fits, None, &records, task)
     }
 }
 
@@ -327,11 +334,18 @@ impl BatchReader for JsonReader {
                 .iter()
                 .filter(|line| !line.trim().is_empty())
                 .collect();
-            let texts = records.iter().map(|line| Some(line.as_str()));
-            let parsed = json::parse(texts, self.schema.fields(), &self.zone, &self.patterns)
+            let texts = records.iter().map(|line| line.as_str());
+            let fields = self.schema.fields();
+            let parsed = json::parse_records(texts, fields, &self.zone, &self.patterns)
                 .map_err(task_failure)?;
-            let made = batch(&self.schema, parsed.columns, records.len())?;
-            let kept = self.judge.judge(made, parsed.fits, &records, task)?;
+            // Lines were counted as rows.
+            let rows = parsed.of_rows.len();
+            let counted = task.counts.input_rows + rows as u64;
+            task.counts.input_rows = counted.saturating_sub(records.len() as u64);
+            let made = batch(&self.schema, parsed.columns, rows)?;
+            let of_rows = Some(parsed.of_rows.as_slice());
+            let judge = &self.judge;
+            let kept = judge.judge(made, parsed.fits, of_rows, &records, task)?;
             if kept.num_rows() > 0 {
                 return Ok(Some(kept));
             }

@@ -5,16 +5,24 @@ use std::{fs::File, io, sync::Arc};
 use arrow::{
     array::{Array, ArrayRef, AsArray, ListArray, MapArray, StructArray, new_null_array},
     compute::{CastOptions, cast_with_options},
-    datatypes::{DataType, Fields, SchemaRef},
+    datatypes::{DataType, FieldRef, Fields, Schema, SchemaRef, TimeUnit},
     error::ArrowError,
     record_batch::RecordBatch,
 };
 use millstream_common::failure::{Failure, FailureKind, Retry};
 use millstream_connectors::text_files::source::{FileSplit, OnChanged};
 use millstream_dataflow::program::TaskContext;
-use parquet::arrow::{
-    ProjectionMask,
-    arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder},
+use parquet::{
+    arrow::{
+        ProjectionMask,
+        arrow_reader::{
+            ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
+            ParquetRecordBatchReaderBuilder,
+        },
+    },
+    basic::Type,
+    errors::ParquetError,
+    schema::types::ColumnDescPtr,
 };
 
 use super::{BATCH_ROWS, BatchReader, batch, files::FileSource};
@@ -64,13 +72,14 @@ impl ParquetReader {
             let other = changed(&reader.path, &found);
             reader.tolerate(other, source.on_changed() == OnChanged::Warn)?;
         }
-        let builder = match ParquetRecordBatchReaderBuilder::try_new(file) {
-            Ok(builder) => builder,
+        let metadata = match metadata_of(&file) {
+            Ok(metadata) => metadata,
             Err(error) => {
                 reader.tolerate_corrupt(&error)?;
                 return Ok(reader);
             }
         };
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata);
         let has = builder.schema().fields();
         let mut roots = Vec::new();
         for field in reader.schema.fields() {
@@ -154,6 +163,43 @@ impl ParquetReader {
         }
         batch(&self.schema, columns, rows)
     }
+}
+
+/// What a file holds. Times of 96 bits are instants of microseconds, as in Spark: of nanoseconds there are enough for the years from 1677 to 2262 alone.
+fn metadata_of(file: &File) -> Result<ArrowReaderMetadata, ParquetError> {
+    let metadata = ArrowReaderMetadata::load(file, ArrowReaderOptions::new())?;
+    let columns = metadata.parquet_schema().columns();
+    let is_int96 = |column: &ColumnDescPtr| column.physical_type() == Type::INT96;
+    if !columns.iter().any(is_int96) {
+        return Ok(metadata);
+    }
+    let schema = metadata.schema();
+    let mut leaves = columns.iter().map(is_int96);
+    let fields = with_instants(schema.fields(), &mut leaves);
+    let schema = Schema::new_with_metadata(fields, schema.metadata().clone());
+    let options = ArrowReaderOptions::new().with_schema(Arc::new(schema));
+    ArrowReaderMetadata::try_new(Arc::clone(metadata.metadata()), options)
+}
+
+/// The fields with instants for those leaves that are times of 96 bits; leaves come in the order of the file.
+fn with_instants(fields: &Fields, leaves: &mut dyn Iterator<Item = bool>) -> Fields {
+    let fields = fields.iter();
+    fields.map(|field| with_instant(field, leaves)).collect()
+}
+
+fn with_instant(field: &FieldRef, leaves: &mut dyn Iterator<Item = bool>) -> FieldRef {
+    let data_type = match field.data_type() {
+        DataType::Struct(fields) => DataType::Struct(with_instants(fields, leaves)),
+        DataType::List(element) => DataType::List(with_instant(element, leaves)),
+        DataType::Map(entries, is_sorted) => {
+            DataType::Map(with_instant(entries, leaves), *is_sorted)
+        }
+        other => match leaves.next() {
+            Some(true) => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+            _ => other.clone(),
+        },
+    };
+    Arc::new(field.as_ref().clone().with_data_type(data_type))
 }
 
 /// A name that could be either of two.
@@ -282,7 +328,7 @@ impl BatchReader for ParquetReader {
 mod tests {
     use arrow::{
         array::{Int32Array, Int64Array, StringArray},
-        datatypes::Field,
+        datatypes::{Field, Int64Type, TimestampMicrosecondType},
     };
 
     use super::*;
@@ -351,5 +397,35 @@ mod tests {
             fit(&alike, &to(&["x"])),
             Err(Misfit::Ambiguous(_))
         ));
+    }
+
+    /// `int96.parquet` is Spark's: see `tests/golden/int96.py`.
+    #[test]
+    fn times_of_96_bits_are_instants_of_microseconds_also_far_from_1970() {
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/");
+        let file = File::open(format!("{golden}int96.parquet")).unwrap();
+        let metadata = metadata_of(&file).unwrap();
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata);
+        let read: Vec<RecordBatch> = builder.build().unwrap().map(Result::unwrap).collect();
+        let [read] = read.as_slice() else {
+            panic!("{} batches", read.len());
+        };
+        let instants = DataType::Timestamp(TimeUnit::Microsecond, Some("Europe/Berlin".into()));
+        let micros = |times: &ArrayRef| -> Vec<Option<i64>> {
+            let times = fit(times, &instants).unwrap();
+            times
+                .as_primitive::<TimestampMicrosecondType>()
+                .iter()
+                .collect()
+        };
+        let expected = read["micros"].as_primitive::<Int64Type>().iter();
+        let expected: Vec<Option<i64>> = expected.collect();
+        assert_eq!(expected.len(), 9);
+        assert!(expected.contains(&Some(-62_135_596_800_000_000)));
+        assert_eq!(micros(&read["at"]), expected);
+        assert_eq!(micros(read["inside"].as_struct().column(1)), expected);
+        assert_eq!(micros(read["list"].as_list::<i32>().values()), expected);
+        let values = read["map"].as_map().entries().column(1);
+        assert_eq!(micros(values), expected);
     }
 }

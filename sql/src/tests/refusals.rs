@@ -1,7 +1,9 @@
 //! What is told when a query is built, before anything runs.
 
+use millstream_common::config::Config;
+
 use super::{Fixture, rows};
-use crate::{DataFrame, Error, OutputMode, Trigger};
+use crate::{DataFrame, Error, OutputMode, Session, Trigger};
 
 /// The rule, and what to do instead.
 fn refused(built: Result<impl Sized, Error>) -> String {
@@ -165,4 +167,33 @@ fn what_is_refused_over_what_does_not_grow_speaks_of_no_stream() {
         assert!(!error.contains("stream"), "{text}: {error}");
     }
     fixture.session.stop().unwrap();
+}
+
+#[test]
+fn an_interval_of_batches_is_refused_wherever_it_is_set() {
+    let file = "[batch]\ninterval = \"5s\"\n";
+    let builder = || Config::builder().conf("http.enabled", false);
+    let said = |config: &Config| refused(Session::builder().config(config).build());
+    for (config, origin) in [
+        (builder().conf("batch.interval", "5s"), "code"),
+        (
+            builder().variables([("MILLSTREAM_BATCH__INTERVAL".into(), "5s".into())]),
+            "variable MILLSTREAM_BATCH__INTERVAL",
+        ),
+        (
+            builder().toml("millstream.toml", file),
+            "millstream.toml, line 2",
+        ),
+    ] {
+        let said = said(&config.build().unwrap());
+        assert!(said.contains("`batch.interval` = 5s"), "{said}");
+        assert!(said.contains(origin), "{said}");
+        assert!(said.contains("Trigger::ProcessingTime"), "{said}");
+    }
+    Session::builder()
+        .config(&builder().build().unwrap())
+        .build()
+        .unwrap()
+        .stop()
+        .unwrap();
 }

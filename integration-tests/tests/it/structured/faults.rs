@@ -1,9 +1,14 @@
 //! Executors and drivers are killed in mid-batch; the table comes out right, and no state is counted twice.
 
+use std::{ffi::OsStr, path::PathBuf};
+
 use millstream_integration_tests::cluster::{Application, Cluster, Reached};
 
 use super::job::{Job, printed, wait_printed, wait_table};
 use crate::faults::scene::{executor_at, wait_connected};
+
+/// Batches that there are to do while state is merged.
+const BATCHES: usize = 100;
 
 fn finish(job: &Job, cluster: Cluster) {
     wait_table(&cluster, &job.expected());
@@ -72,7 +77,7 @@ fn all_executors_are_killed_and_new_ones_restore_the_state() {
 /// An application that pauses at a point of the first merge that gets there, and its input: so many batches that tasks would wait for merges sooner or later.
 /// What a version needed goes soon after it.
 fn merging(job: &Job, point: &str) -> Application {
-    for _ in 0..100 {
+    for _ in 0..BATCHES {
         job.send(40);
     }
     job.application(&["--max-files", "1"])
@@ -80,25 +85,73 @@ fn merging(job: &Job, point: &str) -> Application {
         .failpoint(&format!("{point}=pause"))
 }
 
+/// Files of a merge that no commit names, while an executor waits at a point of it: they show that the merge is not over.
+fn unnamed(job: &Job, point: &str) -> Vec<PathBuf> {
+    let extensions: &[&str] = match point {
+        "executor.state.merged" => &["merging"],
+        _ => &["merged", "snapshot"],
+    };
+    let commits = job.commits();
+    let is_unnamed = |path: &PathBuf| {
+        let extension = path.extension().and_then(OsStr::to_str);
+        let is_merged = extension.is_some_and(|extension| extensions.contains(&extension));
+        let name = path.file_name().and_then(OsStr::to_str).unwrap();
+        is_merged && !commits.contains(name)
+    };
+    let files = job.state_files().into_iter();
+    files.filter(is_unnamed).collect()
+}
+
+/// Starts it, and waits until an executor is at the point, in the midst of the batches.
+fn start_merging(
+    job: &Job,
+    application: &Application,
+    point: &str,
+) -> (Cluster, u32, Vec<PathBuf>) {
+    let cluster = application.start(2).unwrap();
+    let merging = executor_at(&cluster, point);
+    let files = unnamed(job, point);
+    assert!(!files.is_empty(), "no merge is under way");
+    (cluster, merging, files)
+}
+
+/// The table is whole, batches were left when the process was killed, and state was merged again afterwards.
+fn finish_merging(job: &Job, cluster: Cluster, printed_before: usize) {
+    assert!(printed_before < BATCHES, "nothing was left to do");
+    finish(job, cluster);
+    let commits = job.commits();
+    let is_merged = [".merged", ".snapshot"]
+        .iter()
+        .any(|kind| commits.contains(kind));
+    assert!(is_merged, "no commit names what was merged");
+}
+
 fn executor_killed_merging(point: &str) {
     let job = Job::new();
-    let cluster = merging(&job, point).start(2).unwrap();
-    let victim = executor_at(&cluster, point);
+    let application = merging(&job, point);
+    let (cluster, victim, _) = start_merging(&job, &application, point);
     cluster.kill_executor(victim).unwrap();
-    finish(&job, cluster);
+    let before = printed(&cluster).len();
+    finish_merging(&job, cluster, before);
 }
 
 /// Kills the driver while an executor is at a point of a merge. That executor goes on once another driver has taken over.
 fn driver_killed_merging(point: &str) {
     let job = Job::new();
     let application = merging(&job, point);
-    let mut cluster = application.start(2).unwrap();
-    executor_at(&cluster, point);
+    let (mut cluster, merging, files) = start_merging(&job, &application, point);
     cluster.driver.process.kill().unwrap();
+    let before = printed(&cluster).len();
+    // Nobody went on with the merge meanwhile, and nobody will before it is released.
+    for file in &files {
+        assert!(file.exists(), "{} is gone", file.display());
+    }
+    let executors = cluster.executors();
+    assert!(executors.contains(&merging));
     cluster.restart_driver().unwrap();
-    wait_connected(&cluster, &cluster.executors());
+    wait_connected(&cluster, &executors);
     application.release(point).unwrap();
-    finish(&job, cluster);
+    finish_merging(&job, cluster, before);
 }
 
 #[test]

@@ -101,6 +101,15 @@ impl Job {
             .conf("stop.timeout", "60s")
     }
 
+    /// What the commits say that are kept, as text.
+    pub fn commits(&self) -> String {
+        let files = files_below(&self.checkpoint().join("commits")).into_iter();
+        // One that is purged meanwhile is of no interest.
+        files
+            .filter_map(|path| fs::read_to_string(path).ok())
+            .collect()
+    }
+
     /// What of the employees' state is in the checkpoint.
     pub fn state_files(&self) -> Vec<PathBuf> {
         files_below(&self.checkpoint().join("state"))

@@ -57,6 +57,11 @@ pub(crate) struct CsvStyle {
     pub(crate) quote: char,
     pub(crate) escape: char,
     pub(crate) null_value: String,
+    /// Written for a text without letters.
+    pub(crate) empty_value: String,
+    /// White space at the beginning of a text isn't written.
+    pub(crate) trim_start: bool,
+    pub(crate) trim_end: bool,
 }
 
 impl FileFormat {
@@ -104,15 +109,31 @@ impl FileSink {
         let mut known = vec!["path", "checkpointLocation"];
         let format = match format {
             "csv" => {
-                let letter =
-                    |given: Option<Option<char>>, default| given.flatten().unwrap_or(default);
-                known.extend(["header", "sep", "quote", "escape", "nullValue"]);
+                // As Spark: no letter is the one that no text has.
+                let letter = |given: Option<Option<char>>, default| {
+                    given.map_or(default, Option::unwrap_or_default)
+                };
+                known.extend([
+                    "header",
+                    "sep",
+                    "quote",
+                    "escape",
+                    "nullValue",
+                    "emptyValue",
+                    "ignoreLeadingWhiteSpace",
+                    "ignoreTrailingWhiteSpace",
+                ]);
+                let trim_start = options.take_bool("ignoreLeadingWhiteSpace")?;
+                let trim_end = options.take_bool("ignoreTrailingWhiteSpace")?;
                 FileFormat::Csv(CsvStyle {
                     header: options.take_bool("header")?.unwrap_or(false),
                     separator: letter(options.take_char("sep")?, ','),
                     quote: letter(options.take_char("quote")?, '"'),
                     escape: letter(options.take_char("escape")?, '\\'),
                     null_value: options.take("nullValue").unwrap_or_default(),
+                    empty_value: options.take("emptyValue").unwrap_or("\"\"".to_owned()),
+                    trim_start: trim_start.unwrap_or(true),
+                    trim_end: trim_end.unwrap_or(true),
                 })
             }
             "json" => FileFormat::Json,

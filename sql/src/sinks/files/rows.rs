@@ -66,16 +66,21 @@ fn csv(
     zone: &TimeZone,
     out: &mut String,
 ) -> Result<(), Error> {
+    let begin = out.len();
     for (number, column) in batch.columns().iter().enumerate() {
         if number > 0 {
             out.push(style.separator);
         }
         if column.is_null(row) {
-            out.push_str(&style.null_value);
+            instead(&style.null_value, style, out);
             continue;
         }
         let text = plain(column.as_ref(), row, zone)?;
         quoted(&text, style, out);
+    }
+    // A line without anything would be no record.
+    if out.len() == begin {
+        instead(&style.empty_value, style, out);
     }
     Ok(())
 }
@@ -117,11 +122,38 @@ fn time(micros: i64, has_zone: bool, zone: &TimeZone) -> String {
     )
 }
 
+/// What stands for a null or an empty text; quotes around it are its own.
+fn instead(text: &str, style: &CsvStyle, out: &mut String) {
+    let inside = text.strip_prefix(style.quote);
+    match inside.is_some_and(|rest| rest.ends_with(style.quote)) {
+        true => out.push_str(text),
+        false => quoted_if_needed(text, style, out),
+    }
+}
+
 fn quoted(text: &str, style: &CsvStyle, out: &mut String) {
-    let needs_quotes = text.is_empty()
-        || text.contains([style.separator, style.quote, '\n', '\r'])
-        || text.starts_with([' ', '\t'])
-        || text.ends_with([' ', '\t']);
+    let is_blank = |letter: char| letter <= ' ';
+    let is_empty = match style.trim_start || style.trim_end {
+        true => text.trim_matches(is_blank).is_empty(),
+        false => text.is_empty(),
+    };
+    match is_empty {
+        true => instead(&style.empty_value, style, out),
+        false => quoted_if_needed(text, style, out),
+    }
+}
+
+fn quoted_if_needed(text: &str, style: &CsvStyle, out: &mut String) {
+    let is_blank = |letter: char| letter <= ' ';
+    let mut text = match style.trim_start {
+        true => text.trim_start_matches(is_blank),
+        false => text,
+    };
+    // As Spark: what is cut off at the end counts here.
+    let needs_quotes = text.contains([style.separator, style.quote, '\n', '\r']);
+    if style.trim_end {
+        text = text.trim_end_matches(is_blank);
+    }
     if !needs_quotes {
         out.push_str(text);
         return;
@@ -283,14 +315,125 @@ mod tests {
         out
     }
 
-    #[test]
-    fn csv_is_sparks() {
-        let style = CsvStyle {
-            header: true,
+    fn style() -> CsvStyle {
+        CsvStyle {
+            header: false,
             separator: ',',
             quote: '"',
             escape: '\\',
             null_value: String::new(),
+            empty_value: "\"\"".to_owned(),
+            trim_start: true,
+            trim_end: true,
+        }
+    }
+
+    /// Texts, each the only one of a line, as Spark 4.2 wrote them.
+    fn texts_written(style: CsvStyle, texts: &[Option<&str>]) -> Vec<String> {
+        let texts: ArrayRef = Arc::new(StringArray::from(texts.to_vec()));
+        let batch = RecordBatch::try_from_iter_with_nullable([("s", texts, true)]).unwrap();
+        let mut out = String::new();
+        lines(&FileFormat::Csv(style), &batch, &TimeZone::UTC, &mut out).unwrap();
+        let lines = out.split_terminator('\n');
+        lines.map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn texts_are_quoted_where_the_separator_is_in_them() {
+        let texts = [
+            "a\tb",
+            "a,b",
+            "say \"hi\"",
+            " lead",
+            "x\t",
+            "\tx",
+            " , ",
+            "  ",
+            "back\\slash",
+            "a\\b,c",
+            "cr\rx",
+            "a\"b\tc",
+        ];
+        let texts = texts.map(Some);
+        let tabs = CsvStyle {
+            separator: '\t',
+            ..style()
+        };
+        assert_eq!(
+            texts_written(tabs, &texts),
+            [
+                "\"a\tb\"",
+                "a,b",
+                r#""say \"hi\"""#,
+                "lead",
+                "\"x\"",
+                "x",
+                ",",
+                "\"\"",
+                "back\\slash",
+                "a\\b,c",
+                "\"cr\rx\"",
+                "\"a\\\"b\tc\"",
+            ]
+        );
+        assert_eq!(
+            texts_written(style(), &texts),
+            [
+                "a\tb",
+                "\"a,b\"",
+                r#""say \"hi\"""#,
+                "lead",
+                "x",
+                "x",
+                "\",\"",
+                "\"\"",
+                "back\\slash",
+                r#""a\\b,c""#,
+                "\"cr\rx\"",
+                "\"a\\\"b\tc\"",
+            ]
+        );
+        let untrimmed = CsvStyle {
+            separator: '\t',
+            trim_start: false,
+            trim_end: false,
+            ..style()
+        };
+        assert_eq!(
+            texts_written(untrimmed, &texts[3..8]),
+            [" lead", "\"x\t\"", "\"\tx\"", " , ", "  "]
+        );
+    }
+
+    #[test]
+    fn what_stands_for_nothing_is_written_as_it_is_quoted() {
+        let nothing = [None, Some("")];
+        let with = |null_value: &str, empty_value: &str| CsvStyle {
+            null_value: null_value.to_owned(),
+            empty_value: empty_value.to_owned(),
+            ..style()
+        };
+        let written = |style| texts_written(style, &nothing);
+        assert_eq!(written(style()), ["\"\"", "\"\""]);
+        assert_eq!(written(with("NULL", "")), ["NULL", ""]);
+        assert_eq!(written(with(" - ", "a,b")), ["-", "\"a,b\""]);
+        assert_eq!(written(with("\"n\"", "E")), ["\"n\"", "E"]);
+        assert_eq!(written(with("a\"b,c", "\"")), [r#""a\"b,c""#, r#""\"""#]);
+        let without_quotes = CsvStyle {
+            quote: '\0',
+            ..style()
+        };
+        assert_eq!(
+            texts_written(without_quotes, &[Some("say \"hi\""), Some("a,b"), Some("")]),
+            ["say \"hi\"", "\0a,b\0", "\"\""]
+        );
+    }
+
+    #[test]
+    fn csv_is_sparks() {
+        let style = CsvStyle {
+            header: true,
+            ..style()
         };
         assert_eq!(
             written(&FileFormat::Csv(style)),
