@@ -174,6 +174,19 @@ fn a_bad_value_names_its_place_and_what_is_accepted() {
 }
 
 #[test]
+fn durations_are_whole_milliseconds() {
+    for text in ["100us", "1500us", "1ns"] {
+        let message = refusal(Config::builder().conf("batch.interval", text));
+        assert!(message.contains("expected a duration"), "{message}");
+    }
+    let cut = Config::builder().set(keys::BATCH_INTERVAL, Duration::from_micros(1_500));
+    assert!(refusal(cut).contains("`1500us`"));
+    let given = Config::builder().conf("batch.interval", "1ms").build();
+    let interval = given.unwrap().get(keys::BATCH_INTERVAL);
+    assert_eq!(interval, Duration::from_millis(1));
+}
+
+#[test]
 fn an_unknown_key_names_its_place_and_the_nearest() {
     assert_eq!(
         refusal(Config::builder().toml("m.toml", "[task]\nmax_failurs = 4")),

@@ -261,3 +261,28 @@ async fn links_that_lead_nowhere_are_passed_over() {
     let found: std::collections::BTreeSet<String> = names(&planned).into_iter().collect();
     assert_eq!(found, ["file", "linked"].map(str::to_owned).into());
 }
+
+#[tokio::test]
+async fn a_log_that_does_not_go_back_to_the_start_is_refused_without_a_list_of_what_was_read() {
+    let fixture = Fixture::new();
+    let mut driver = fixture.driver();
+    let start = driver.start().await.unwrap();
+    fixture.put("a", "x\n");
+    let planned = driver.plan(request(0)).await.unwrap();
+    assert_eq!(names(&planned), ["a"]);
+    let nothing = driver.plan(request(3)).await.unwrap();
+    let history = |logged| SourceHistory {
+        start: start.clone(),
+        seen: None,
+        logged,
+    };
+    let whole = vec![(BatchId(0), planned), (BatchId(1), nothing.clone())];
+    fixture.driver().restore(history(whole)).await.unwrap();
+    let rest = vec![(BatchId(3), nothing)];
+    let refused = fixture.driver().restore(history(rest)).await.unwrap_err();
+    assert_eq!(
+        (refused.code.as_str(), refused.retry),
+        ("checkpoint.incomplete", Retry::Never)
+    );
+    assert!(refused.message.contains("offsets/3"), "{refused}");
+}
