@@ -114,7 +114,7 @@ impl ScalarUDFImpl for FromJsonFunction {
         let parsed = parsed.map_err(|error| DataFusionError::External(Box::new(error)))?;
         let made = StructArray::try_new_with_length(
             fields.clone(),
-            parsed.columns,
+            parsed,
             texts.nulls().cloned(),
             texts.len(),
         )?;

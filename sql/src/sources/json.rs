@@ -24,13 +24,6 @@ use super::{
 };
 use crate::error::Error;
 
-/// What texts came to.
-pub(crate) struct Parsed {
-    pub(crate) columns: Vec<ArrayRef>,
-    /// Per text, whether all of it fitted.
-    pub(crate) fits: Vec<bool>,
-}
-
 /// Whether JSON can become values of this type; the message names the column.
 pub(crate) fn check_type(column: &str, data_type: &DataType) -> Result<(), Error> {
     match data_type {
@@ -66,34 +59,26 @@ struct Reader<'a> {
     fits: Vec<bool>,
 }
 
-/// The values of texts; null where there is no text.
+/// The values of texts, a column a field; null where there is no text.
 pub(crate) fn parse<'t>(
     texts: impl Iterator<Item = Option<&'t str>>,
     fields: &Fields,
     zone: &TimeZone,
     patterns: &Patterns,
-) -> Result<Parsed, Error> {
-    let mut objects: Vec<Option<Object<'t>>> = Vec::new();
-    let mut fits = Vec::new();
-    for text in texts {
-        let object = match text.and_then(Value::read) {
+) -> Result<Vec<ArrayRef>, Error> {
+    let objects: Vec<Option<Object<'t>>> = texts
+        .map(|text| match text.and_then(Value::read) {
             Some(Value::Object(object, _)) => Some(object),
             _ => None,
-        };
-        fits.push(object.is_some() || text.is_none());
-        objects.push(object);
-    }
+        })
+        .collect();
+    let rows: Vec<usize> = (0..objects.len()).collect();
     let mut reader = Reader {
         zone,
         patterns,
-        fits,
+        fits: vec![true; objects.len()],
     };
-    let rows: Vec<usize> = (0..objects.len()).collect();
-    let columns = reader.rows(&objects, &rows, fields)?;
-    Ok(Parsed {
-        columns,
-        fits: reader.fits,
-    })
+    reader.rows(&objects, &rows, fields)
 }
 
 /// The rows of records: a list of objects is a row each. A list of anything else is no record, and one row of nulls.
@@ -399,8 +384,9 @@ mod tests {
 
     fn parsed(ddl: &str, lines: &[&str]) -> (String, Vec<bool>) {
         let schema: Arc<Schema> = ddl.into_schema("UTC").unwrap();
-        let texts = lines.iter().map(|line| Some(*line));
-        let parsed = parse(texts, schema.fields(), &TimeZone::UTC, &Patterns::default()).unwrap();
+        let (zone, patterns) = (TimeZone::UTC, Patterns::default());
+        let lines = lines.iter().copied();
+        let parsed = parse_records(lines, schema.fields(), &zone, &patterns).unwrap();
         let batch = RecordBatch::try_new(schema, parsed.columns).unwrap();
         (
             pretty_format_batches(&[batch]).unwrap().to_string(),
@@ -485,12 +471,12 @@ mod tests {
     }
 
     #[test]
-    fn texts_that_are_absent_are_null_and_no_misfit() {
+    fn texts_that_are_absent_are_null() {
         let schema: Arc<Schema> = "a INT".into_schema("UTC").unwrap();
         let texts = [None, Some(r#"{"a":1}"#)].into_iter();
         let parsed = parse(texts, schema.fields(), &TimeZone::UTC, &Patterns::default()).unwrap();
-        assert_eq!(parsed.fits, [true, true]);
-        assert!(parsed.columns[0].as_primitive::<Int32Type>().is_null(0));
+        let numbers: Vec<Option<i32>> = parsed[0].as_primitive::<Int32Type>().iter().collect();
+        assert_eq!(numbers, [None, Some(1)]);
     }
 
     #[test]
