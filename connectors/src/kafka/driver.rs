@@ -229,7 +229,7 @@ impl KafkaDriver {
             match self.offsets_at(places.to_vec(), at).await {
                 Err(failure) if failure.code == NO_LEADER => {
                     tracing::debug!(%failure, "asking again");
-                    tokio::time::sleep(ELECTION).await;
+                    self.clock.until(self.clock.now().after(ELECTION)).await;
                 }
                 answer => return answer,
             }
