@@ -374,7 +374,7 @@ fn number(value: &Value<'_>) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use arrow::{
-        array::{Array, AsArray, RecordBatch},
+        array::{AsArray, RecordBatch},
         datatypes::Schema,
         util::pretty::pretty_format_batches,
     };
