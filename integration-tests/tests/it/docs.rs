@@ -228,7 +228,7 @@ fn the_readme_names_the_test_command_that_ci_runs() {
     let ci = fs::read_to_string(root().join(".ci/run")).unwrap();
     assert!(
         ci.lines()
-            .any(|line| line.starts_with("phase ") && line.contains(command)),
+            .any(|line| line.starts_with("test_phase ") && line.contains(command)),
         "CI does not run {command}"
     );
 }
