@@ -4,7 +4,7 @@ use std::fs;
 
 use millstream_integration_tests::{
     cluster::{Application, Cluster, Reached},
-    process::Signal,
+    process::{ChildProcess, Signal},
     wait::wait_until,
 };
 
@@ -51,6 +51,20 @@ fn sigterm_finishes_the_queued_batches() {
         // Nothing runs any more, and all that had been planned is there.
         job.check();
     }
+}
+
+/// Tells the driver to stop, and once it does so, to stop at once.
+fn stop_at_once(driver: &ChildProcess) {
+    driver.signal(Signal::TERM).unwrap();
+    let first = driver
+        .wait_for_line("stopping", SOON, |line| line.text.contains("stopping"))
+        .unwrap();
+    driver.signal(Signal::INT).unwrap();
+    driver
+        .wait_for_line_from(first.number + 1, "stopping at once", SOON, |line| {
+            line.text.contains("stopping")
+        })
+        .unwrap();
 }
 
 /// To an executor that its driver started.
@@ -111,16 +125,7 @@ fn executors_that_stand_still_do_not_hold_up_a_second_signal() {
         send(*pid, Signal::STOP);
     }
     let driver = &cluster.driver.process;
-    driver.signal(Signal::INT).unwrap();
-    let first = driver
-        .wait_for_line("stopping", SOON, |line| line.text.contains("stopping"))
-        .unwrap();
-    driver.signal(Signal::INT).unwrap();
-    driver
-        .wait_for_line_from(first.number + 1, "stopping at once", SOON, |line| {
-            line.text.contains("stopping")
-        })
-        .unwrap();
+    stop_at_once(driver);
     driver.wait_exit(SOON).unwrap();
     application.assert_nothing_left().unwrap();
 }
@@ -142,16 +147,7 @@ fn a_second_signal_stops_at_once() {
     let job = WordJob::new("at-once");
     let cluster = held_up(&job, |application| application.conf("stop.timeout", "1h"));
     let driver = &cluster.driver.process;
-    driver.signal(Signal::TERM).unwrap();
-    let first = driver
-        .wait_for_line("stopping", SOON, |line| line.text.contains("stopping"))
-        .unwrap();
-    driver.signal(Signal::INT).unwrap();
-    driver
-        .wait_for_line_from(first.number + 1, "stopping at once", SOON, |line| {
-            line.text.contains("stopping")
-        })
-        .unwrap();
+    stop_at_once(driver);
     assert_ends(driver, 4, &["uncommitted", "the next start runs it again"]);
     assert!(job.counted().is_empty());
     finish_anew(&job, cluster);
