@@ -26,7 +26,7 @@ use millstream_dataflow::program::{CancelToken, StageProgram, TaskContext};
 use crate::services::Services;
 
 /// Tasks that may wait for a slot. A driver that knows the slots stays far below.
-const QUEUE: usize = 65_536;
+const QUEUE: usize = 4_096;
 
 /// A task for a slot.
 pub struct Job {
@@ -60,7 +60,8 @@ pub struct Job {
 
 /// A fixed number of slot threads behind one queue. Threads end once the runner is dropped and their task is done.
 pub struct Runner {
-    queue: Sender<Job>,
+    // Boxed: the queue has room for all of them from the start.
+    queue: Sender<Box<Job>>,
     threads: Vec<thread::JoinHandle<()>>,
     busy: Arc<AtomicUsize>,
 }
@@ -102,7 +103,7 @@ impl Runner {
 
     /// Queues a task; one that finds the queue full is reported as failed.
     pub fn submit(&self, job: Job) {
-        let refused = match self.queue.try_send(job) {
+        let refused = match self.queue.try_send(Box::new(job)) {
             Ok(()) => return,
             Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => job,
         };
@@ -136,7 +137,7 @@ impl Runner {
 }
 
 struct Slot {
-    jobs: Receiver<Job>,
+    jobs: Receiver<Box<Job>>,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     busy: Arc<AtomicUsize>,

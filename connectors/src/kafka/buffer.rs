@@ -3,8 +3,7 @@
 use std::collections::VecDeque;
 
 use millstream_common::text::Blob;
-
-use super::record::TimestampKind;
+use rdkafka::Timestamp;
 
 /// Where a part of a record lies in its chunk's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,16 +19,14 @@ pub struct Part {
 pub struct Entry {
     /// Offset.
     pub offset: i64,
-    /// Milliseconds since the Unix epoch.
-    pub timestamp: Option<i64>,
-    /// Who gave it.
-    pub timestamp_kind: TimestampKind,
+    /// When, and who says so.
+    pub timestamp: Timestamp,
     /// Key.
     pub key: Option<Part>,
     /// Value.
     pub value: Option<Part>,
     /// Headers: name and value.
-    pub headers: Vec<(Part, Option<Part>)>,
+    pub headers: Box<[(Part, Option<Part>)]>,
 }
 
 /// Records in offset order whose bytes lie in one buffer.
@@ -253,11 +250,10 @@ mod tests {
     fn chunk(offsets: &[i64]) -> Chunk {
         let entry = |offset: &i64| Entry {
             offset: *offset,
-            timestamp: None,
-            timestamp_kind: TimestampKind::None,
+            timestamp: Timestamp::NotAvailable,
             key: None,
             value: None,
-            headers: vec![],
+            headers: Box::default(),
         };
         Chunk {
             bytes: Blob::from_vec(vec![0; 10]),

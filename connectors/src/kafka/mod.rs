@@ -137,9 +137,10 @@ impl Settings {
             .set("fetch.wait.max.ms", "100")
             .set("fetch.error.backoff.ms", "100")
             .set("socket.nagle.disable", "true")
-            .set("fetch.message.max.bytes", "2097152")
-            .set("queued.min.messages", "100000")
-            .set("queued.max.messages.kbytes", "16384")
+            // The client keeps some 300 bytes beside each record that it holds; what is read ahead is in buffers of our own, which keep a fifth of that.
+            .set("fetch.message.max.bytes", "524288")
+            .set("queued.min.messages", "10000")
+            .set("queued.max.messages.kbytes", "8192")
             .set("reconnect.backoff.max.ms", "1000")
             .set("topic.metadata.refresh.fast.interval.ms", "100");
         for (name, value) in &self.properties {

@@ -2,14 +2,11 @@
 
 use millstream_common::text::Blob;
 use rdkafka::{
-    Message, Timestamp,
+    Message,
     message::{BorrowedMessage, Headers},
 };
 
-use super::{
-    buffer::{Chunk, Entry, Part},
-    record::TimestampKind,
-};
+use super::buffer::{Chunk, Entry, Part};
 
 /// A chunk is handed over at this many records...
 const CHUNK_RECORDS: usize = 1_024;
@@ -47,18 +44,12 @@ impl Pending {
                 headers.push((name, value));
             }
         }
-        let (timestamp, timestamp_kind) = match message.timestamp() {
-            Timestamp::NotAvailable => (None, TimestampKind::None),
-            Timestamp::CreateTime(millis) => (Some(millis), TimestampKind::Created),
-            Timestamp::LogAppendTime(millis) => (Some(millis), TimestampKind::Appended),
-        };
         self.entries.push(Entry {
             offset: message.offset(),
-            timestamp,
-            timestamp_kind,
+            timestamp: message.timestamp(),
             key,
             value,
-            headers,
+            headers: headers.into_boxed_slice(),
         });
         self.position_known = true;
     }
@@ -93,14 +84,22 @@ impl Pending {
                 entries: self.entries.drain(..).collect(),
             });
         }
-        let room = self.bytes.len();
-        let entries = std::mem::replace(&mut self.entries, Vec::with_capacity(CHUNK_RECORDS));
-        let bytes = std::mem::replace(&mut self.bytes, Vec::with_capacity(room));
+        let bytes = hand_out(&mut self.bytes);
+        let entries = hand_out(&mut self.entries);
         Some(Chunk {
             bytes: Blob::from_vec(bytes),
             entries,
         })
     }
+}
+
+/// Takes what is there, without spare room. Chunks of a topic are much alike: the next one has as much room and a little more, as a buffer that is outgrown by a
+/// little doubles.
+fn hand_out<T>(buffer: &mut Vec<T>) -> Vec<T> {
+    let room = buffer.len() + buffer.len() / 8;
+    let mut full = std::mem::replace(buffer, Vec::with_capacity(room));
+    full.shrink_to_fit();
+    full
 }
 
 /// A chunk is full long before 4 GiB; one record's size is limited by the protocol to 2 GiB.

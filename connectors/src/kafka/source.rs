@@ -16,6 +16,7 @@ use millstream_common::{
 };
 use millstream_dataflow::program::TaskContext;
 use parking_lot::Mutex;
+use rdkafka::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -25,7 +26,7 @@ use super::{
     client,
     fetcher::{Fetcher, FetcherOptions, Opened, Step, Ticket},
     loss::{self, Bounds, Overdue},
-    record::{Header, Record},
+    record::{Header, Record, TimestampKind},
 };
 use crate::{
     malformed::{self, OnMalformed},
@@ -373,18 +374,23 @@ impl RangeReader {
         };
         let optional = |given: &Option<Part>| given.as_ref().map(part).transpose();
         let mut headers = Vec::with_capacity(entry.headers.len());
-        for (name, value) in &entry.headers {
+        for (name, value) in &*entry.headers {
             headers.push(Header {
                 key: part(name)?.to_text_lossy(),
                 value: optional(value)?,
             });
         }
+        let (timestamp, timestamp_kind) = match entry.timestamp {
+            Timestamp::NotAvailable => (None, TimestampKind::None),
+            Timestamp::CreateTime(millis) => (Some(millis), TimestampKind::Created),
+            Timestamp::LogAppendTime(millis) => (Some(millis), TimestampKind::Appended),
+        };
         Ok(Record {
             topic: self.topic.clone(),
             partition: self.range.partition,
             offset: entry.offset,
-            timestamp: entry.timestamp,
-            timestamp_kind: entry.timestamp_kind,
+            timestamp,
+            timestamp_kind,
             key: optional(&entry.key)?,
             value: optional(&entry.value)?,
             headers,
