@@ -2,10 +2,13 @@
 //!
 //! Layout:
 //! - `explode`: a row for each element of a list, where that needs no copies
+//! - `grouped`: partial aggregation by one text, whose table of keys is `texts`
 //! - `stateful`: what a stage that keeps groups does between its input and its plan
 
 mod explode;
+mod grouped;
 mod stateful;
+mod texts;
 
 use std::{
     cell::RefCell,
@@ -239,6 +242,7 @@ impl SqlStage {
         let context = memory.pool.context(&self.context);
         let plan = physical_plan_from_bytes_with_extension_codec(plan, &context, &codec)
             .and_then(explode::in_place)
+            .and_then(grouped::in_place)
             .map_err(|error| engine_failure(error.into()))?;
         let partitions = plan.output_partitioning().partition_count();
         with_runtime(|runtime| {
