@@ -23,6 +23,7 @@ use datafusion::{
     physical_plan::{
         DisplayAs, DisplayFormatType, ExecutionPlan, InputOrderMode, PhysicalExpr, PlanProperties,
         aggregates::{AggregateExec, AggregateMode, aggregate_expressions, evaluate_many},
+        execution_plan::replace_children_if_necessary,
         stream::RecordBatchStreamAdapter,
     },
 };
@@ -113,7 +114,7 @@ impl ExecutionPlan for GroupedExec {
         children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let aggregate: Arc<dyn ExecutionPlan> = Arc::clone(&self.aggregate) as _;
-        in_place(aggregate.with_new_children(children)?)
+        in_place(replace_children_if_necessary(aggregate, children)?)
     }
 
     fn execute(
