@@ -313,7 +313,7 @@ mod tests {
     };
     use datafusion::{
         datasource::MemTable,
-        physical_plan::{collect, displayable},
+        physical_plan::collect,
         prelude::{SessionConfig, SessionContext},
     };
     use proptest::prelude::*;
@@ -338,72 +338,85 @@ mod tests {
         MemTable::try_new(Arc::clone(&schema), vec![batches.collect()]).unwrap()
     }
 
-    fn run<R>(
+    /// Runs a plan that has this query's partial aggregation in it.
+    fn run(
         batches: &[Vec<Row>],
-        change: impl FnOnce(Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan>,
-        result: impl FnOnce(Vec<RecordBatch>) -> R,
-    ) -> R {
+        plan: impl FnOnce(AggregateExec) -> Arc<dyn ExecutionPlan>,
+    ) -> Vec<RecordBatch> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();
         runtime.block_on(async {
             let config = SessionConfig::new()
-                .with_target_partitions(2)
-                .with_round_robin_repartition(false)
+                .with_target_partitions(1)
                 .with_batch_size(64);
             let session = SessionContext::new_with_config(config);
             session
                 .register_table("rows", Arc::new(table(batches)))
                 .unwrap();
             let query = session.sql(QUERY).await.unwrap();
-            let plan = query.create_physical_plan().await.unwrap();
-            result(collect(change(plan), session.task_ctx()).await.unwrap())
+            let mut whole = query.create_physical_plan().await.unwrap();
+            while whole.downcast_ref::<AggregateExec>().is_none() {
+                whole = Arc::clone(whole.children()[0]);
+            }
+            let whole = whole.downcast_ref::<AggregateExec>().unwrap();
+            let partial = AggregateExec::try_new(
+                AggregateMode::Partial,
+                whole.group_expr().clone(),
+                whole.aggr_expr().to_vec(),
+                whole.filter_expr().to_vec(),
+                Arc::clone(whole.input()),
+                whole.input_schema(),
+            );
+            let plan = plan(partial.unwrap());
+            collect(plan, session.task_ctx()).await.unwrap()
         })
     }
 
-    fn lines(batches: Vec<RecordBatch>) -> Vec<String> {
-        let shown = pretty_format_batches(&batches).unwrap().to_string();
-        let mut lines: Vec<String> = shown.lines().map(str::to_owned).collect();
+    fn grouped(partial: AggregateExec, full: usize) -> Arc<dyn ExecutionPlan> {
+        let plan = in_place(Arc::new(partial)).unwrap();
+        let grouped = plan.downcast_ref::<GroupedExec>().expect("it suits");
+        Arc::new(GroupedExec {
+            aggregate: Arc::clone(&grouped.aggregate),
+            full,
+        })
+    }
+
+    /// The whole aggregation's rows, after this partial one.
+    fn rows(
+        batches: &[Vec<Row>],
+        operator: impl FnOnce(AggregateExec) -> Arc<dyn ExecutionPlan>,
+    ) -> Vec<String> {
+        let whole = |partial: AggregateExec| -> Arc<dyn ExecutionPlan> {
+            let last = AggregateExec::try_new(
+                AggregateMode::Final,
+                partial.group_expr().as_final(),
+                partial.aggr_expr().to_vec(),
+                vec![None; partial.aggr_expr().len()],
+                operator(partial.clone()),
+                partial.input_schema(),
+            );
+            Arc::new(last.unwrap())
+        };
+        let shown = pretty_format_batches(&run(batches, whole)).unwrap();
+        let mut lines: Vec<String> = shown.to_string().lines().map(str::to_owned).collect();
         lines.sort();
         lines
     }
 
-    /// In a plan with the operator whose groups are given away at so many bytes.
-    fn counted(batches: &[Vec<Row>], full: usize) -> Vec<String> {
-        let change = |plan| {
-            let plan = in_place(plan).unwrap();
-            let shown = displayable(plan.as_ref()).indent(false).to_string();
-            assert!(shown.contains("GroupedExec"), "{shown}");
-            filled_at(plan, full)
-        };
-        run(batches, change, lines)
+    fn of_the_engine(batches: &[Vec<Row>]) -> Vec<String> {
+        rows(batches, |partial| Arc::new(partial))
+    }
+
+    /// With groups that are given away at so many bytes.
+    fn of_ours(batches: &[Vec<Row>], full: usize) -> Vec<String> {
+        rows(batches, |partial| grouped(partial, full))
     }
 
     /// The rows that the operator gives to the next one.
     fn partial_rows(batches: &[Vec<Row>]) -> usize {
-        let grouped = |plan| {
-            let mut plan = in_place(plan).unwrap();
-            while plan.downcast_ref::<GroupedExec>().is_none() {
-                let below = plan.children().first().map(|below| Arc::clone(below));
-                plan = below.expect("the operator is in the plan");
-            }
-            plan
-        };
-        let rows = |batches: Vec<RecordBatch>| batches.iter().map(RecordBatch::num_rows).sum();
-        run(batches, grouped, rows)
-    }
-
-    fn filled_at(plan: Arc<dyn ExecutionPlan>, full: usize) -> Arc<dyn ExecutionPlan> {
-        let plan = plan.transform_up(|node| {
-            Ok(match node.downcast_ref::<GroupedExec>() {
-                Some(grouped) => Transformed::yes(Arc::new(GroupedExec {
-                    aggregate: Arc::clone(&grouped.aggregate),
-                    full,
-                }) as Arc<dyn ExecutionPlan>),
-                None => Transformed::no(node),
-            })
-        });
-        plan.data().unwrap()
+        let batches = run(batches, |partial| grouped(partial, FULL));
+        batches.iter().map(RecordBatch::num_rows).sum()
     }
 
     fn batches() -> impl Strategy<Value = Vec<Vec<Row>>> {
@@ -418,9 +431,9 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(24))]
         #[test]
         fn groups_are_those_of_the_engine(batches in batches()) {
-            let expected = run(&batches, |plan| plan, lines);
-            prop_assert_eq!(&counted(&batches, FULL), &expected);
-            prop_assert_eq!(&counted(&batches, 1), &expected, "given away after each batch");
+            let expected = of_the_engine(&batches);
+            prop_assert_eq!(&of_ours(&batches, FULL), &expected);
+            prop_assert_eq!(&of_ours(&batches, 1), &expected, "given away after each batch");
         }
     }
 
@@ -436,7 +449,7 @@ mod tests {
         };
         let rare = batches(160_000, 150_000);
         assert_eq!(partial_rows(&rare), 160_000);
-        assert_eq!(counted(&rare, FULL), run(&rare, |plan| plan, lines));
+        assert_eq!(of_ours(&rare, FULL), of_the_engine(&rare));
         assert_eq!(partial_rows(&batches(160_000, 70_000)), 70_000);
         assert_eq!(
             partial_rows(&batches(80_000, 79_000)),
