@@ -31,11 +31,21 @@ use futures::{StreamExt, stream};
 
 use super::texts::TextGroups;
 
-/// Groups that hold so many bytes are given away.
-const FULL: usize = 64 << 20;
-/// After so many rows it is looked whether grouping is worth while...
-const PROBED_ROWS: usize = 100_000;
-/// ... which it is where there are fewer groups than so many in a hundred rows. Both are the engine's defaults.
+/// When groups are given away, and when it is looked whether grouping is worth while.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    /// Bytes of groups.
+    full: usize,
+    /// Rows.
+    probed: usize,
+}
+
+/// The second is the engine's default.
+const BOUNDS: Bounds = Bounds {
+    full: 64 << 20,
+    probed: 100_000,
+};
+/// Grouping is worth while where there are fewer groups than so many in a hundred rows, as for the engine.
 const MOST_GROUPS: usize = 80;
 
 /// Puts the operator where a plan has the engine's for such keys.
@@ -47,7 +57,7 @@ pub(super) fn in_place(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn Execution
         Ok(match suits {
             Some(aggregate) => Transformed::yes(Arc::new(GroupedExec {
                 aggregate: Arc::new(aggregate.clone()),
-                full: FULL,
+                bounds: BOUNDS,
             })),
             None => Transformed::no(node),
         })
@@ -78,8 +88,7 @@ fn is_by_one_text(aggregate: &AggregateExec) -> bool {
 #[derive(Debug)]
 struct GroupedExec {
     aggregate: Arc<AggregateExec>,
-    /// Bytes of groups that are given away.
-    full: usize,
+    bounds: Bounds,
 }
 
 impl DisplayAs for GroupedExec {
@@ -125,7 +134,7 @@ impl ExecutionPlan for GroupedExec {
         let reservation = MemoryConsumer::new(self.name()).register(context.memory_pool());
         let most = context.session_config().batch_size().max(1);
         let input = self.aggregate.input().execute(partition, context)?;
-        let groups = Groups::new(Arc::clone(&self.aggregate), self.full, most, reservation)?;
+        let groups = Groups::new(Arc::clone(&self.aggregate), self.bounds, most, reservation)?;
         let batches = stream::unfold((input, groups), |(mut input, mut groups)| async move {
             let batch = groups.next(&mut input).await.transpose()?;
             Some((batch, (input, groups)))
@@ -174,14 +183,14 @@ struct Groups {
     has_ended: bool,
     /// Rows of a batch that is given.
     most: usize,
-    full: usize,
+    bounds: Bounds,
     reservation: MemoryReservation,
 }
 
 impl Groups {
     fn new(
         aggregate: Arc<AggregateExec>,
-        full: usize,
+        bounds: Bounds,
         most: usize,
         reservation: MemoryReservation,
     ) -> Result<Self> {
@@ -198,7 +207,7 @@ impl Groups {
             ready: VecDeque::new(),
             has_ended: false,
             most,
-            full,
+            bounds,
             reservation,
         })
     }
@@ -261,12 +270,12 @@ impl Groups {
         }
         let was = self.rows;
         self.rows += texts.len();
-        if was < PROBED_ROWS && self.rows >= PROBED_ROWS {
+        if was < self.bounds.probed && self.rows >= self.bounds.probed {
             self.goes_through = self.keys.len() * 100 >= self.rows * MOST_GROUPS;
         }
         let functions = self.functions.iter().map(|function| function.size());
         let held = self.keys.memory() + functions.sum::<usize>();
-        if held > self.full || self.goes_through {
+        if held > self.bounds.full || self.goes_through {
             return self.give();
         }
         self.reservation.try_resize(held)
@@ -373,12 +382,12 @@ mod tests {
         })
     }
 
-    fn grouped(partial: AggregateExec, full: usize) -> Arc<dyn ExecutionPlan> {
+    fn grouped(partial: AggregateExec, bounds: Bounds) -> Arc<dyn ExecutionPlan> {
         let plan = in_place(Arc::new(partial)).unwrap();
         let grouped = plan.downcast_ref::<GroupedExec>().expect("it suits");
         Arc::new(GroupedExec {
             aggregate: Arc::clone(&grouped.aggregate),
-            full,
+            bounds,
         })
     }
 
@@ -408,14 +417,13 @@ mod tests {
         rows(batches, |partial| Arc::new(partial))
     }
 
-    /// With groups that are given away at so many bytes.
-    fn of_ours(batches: &[Vec<Row>], full: usize) -> Vec<String> {
-        rows(batches, |partial| grouped(partial, full))
+    fn of_ours(batches: &[Vec<Row>], bounds: Bounds) -> Vec<String> {
+        rows(batches, |partial| grouped(partial, bounds))
     }
 
     /// The rows that the operator gives to the next one.
-    fn partial_rows(batches: &[Vec<Row>]) -> usize {
-        let batches = run(batches, |partial| grouped(partial, FULL));
+    fn partial_rows(batches: &[Vec<Row>], bounds: Bounds) -> usize {
+        let batches = run(batches, |partial| grouped(partial, bounds));
         batches.iter().map(RecordBatch::num_rows).sum()
     }
 
@@ -432,8 +440,9 @@ mod tests {
         #[test]
         fn groups_are_those_of_the_engine(batches in batches()) {
             let expected = of_the_engine(&batches);
-            prop_assert_eq!(&of_ours(&batches, FULL), &expected);
-            prop_assert_eq!(&of_ours(&batches, 1), &expected, "given away after each batch");
+            prop_assert_eq!(&of_ours(&batches, BOUNDS), &expected);
+            let at_once = Bounds { full: 1, ..BOUNDS };
+            prop_assert_eq!(&of_ours(&batches, at_once), &expected, "given away after each batch");
         }
     }
 
@@ -442,18 +451,22 @@ mod tests {
         let batches = |rows: i64, keys: i64| -> Vec<Vec<Row>> {
             let row = |number: i64| (Some(format!("key {}", number % keys)), Some(number % 7));
             let numbers: Vec<i64> = (0..rows).collect();
-            let chunks = numbers.chunks(8_000);
+            let chunks = numbers.chunks(800);
             chunks
                 .map(|numbers| numbers.iter().copied().map(row).collect())
                 .collect()
         };
-        let rare = batches(160_000, 150_000);
-        assert_eq!(partial_rows(&rare), 160_000);
-        assert_eq!(of_ours(&rare, FULL), of_the_engine(&rare));
-        assert_eq!(partial_rows(&batches(160_000, 70_000)), 70_000);
+        let bounds = Bounds {
+            probed: 10_000,
+            ..BOUNDS
+        };
+        let rare = batches(16_000, 15_000);
+        assert_eq!(partial_rows(&rare, bounds), 16_000);
+        assert_eq!(of_ours(&rare, bounds), of_the_engine(&rare));
+        assert_eq!(partial_rows(&batches(16_000, 7_000), bounds), 7_000);
         assert_eq!(
-            partial_rows(&batches(80_000, 79_000)),
-            79_000,
+            partial_rows(&batches(8_000, 7_900), bounds),
+            7_900,
             "too few to tell"
         );
     }

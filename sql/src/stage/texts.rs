@@ -302,6 +302,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
         #[test]
         fn texts_are_numbered_as_they_come(first in texts(), second in texts(), skipped in 0usize..40) {
             let mut groups = TextGroups::default();
