@@ -116,7 +116,7 @@ impl Failure {
         }
     }
 
-    /// A failure of `kind` caused by `error`, whose whole chain is kept.
+    /// A failure of `kind` caused by `error`, whose whole chain is kept. What an error says of its source in its own words is not said again.
     pub fn caused_by(
         kind: FailureKind,
         message: impl Into<String>,
@@ -125,7 +125,11 @@ impl Failure {
         let mut failure = Self::new(kind, message);
         let mut cause = Some(error);
         while let Some(error) = cause {
-            failure.causes.push(error.to_string());
+            let said = error.to_string();
+            let outer = failure.causes.last();
+            if !outer.is_some_and(|outer| outer.ends_with(&said)) {
+                failure.causes.push(said);
+            }
             cause = error.source();
         }
         failure
@@ -177,3 +181,26 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    enum Away {
+        #[error("could not ask: {0}")]
+        Whole(#[source] std::io::Error),
+        #[error("could not ask")]
+        Short(#[source] std::io::Error),
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let refused = || std::io::Error::other("it refused");
+        for away in [Away::Whole(refused()), Away::Short(refused())] {
+            let failure = Failure::caused_by(FailureKind::Io, "no answer", &away);
+            let told = "no answer: could not ask: it refused [task.io]";
+            assert_eq!(failure.to_string(), told, "{away:?}");
+        }
+    }
+}

@@ -17,6 +17,7 @@
 //! - [`telemetry`]: metrics and logging
 //! - [`text`]: `Text`, a cheap, owned string slice
 //! - [`time`]: batch times and the clock seam
+//! - [`mod@working_folder`]: where relative paths are
 
 pub mod codec;
 pub mod config;
@@ -33,3 +34,4 @@ pub mod s3;
 pub mod telemetry;
 pub mod text;
 pub mod time;
+pub mod working_folder;

@@ -1,7 +1,8 @@
 //! What the job function saw of the outside on the driver, for executors and for later starts.
 
-use std::{collections::BTreeMap, env, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
+use millstream_common::working_folder::working_folder;
 use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -67,9 +68,9 @@ impl Recorded {
 
     /// What relative paths of the job are relative to, on every process and after every restart: where the driver was when the application was first started.
     pub(crate) fn working_folder(&self) -> Result<PathBuf, Error> {
-        let folder: PathBuf = self.record(WORKING_FOLDER, env::current_dir)?;
+        let folder: PathBuf = self.record(WORKING_FOLDER, working_folder)?;
         if self.side == Side::Driver
-            && let Ok(here) = env::current_dir()
+            && let Ok(here) = working_folder()
             && here != folder
         {
             tracing::warn!(
@@ -89,7 +90,7 @@ mod tests {
     #[test]
     fn the_working_folder_is_that_of_the_first_start() {
         let first = Recorded::default();
-        let here = env::current_dir().unwrap();
+        let here = working_folder().unwrap();
         assert_eq!(first.working_folder(), Ok(here.clone()));
         assert_eq!(
             Recorded::new(Side::Executor, first.all()).working_folder(),

@@ -153,18 +153,35 @@ impl Watch {
             ended = child.wait() => Some(ended),
             () = self.stop.cancelled() => None,
         };
-        let stopping = ended.is_none();
-        if stopping {
+        if ended.is_none() {
             self.end(&mut child, stdin).await;
         }
         if let Some(id) = id {
             self.ids.lock().retain(|known| *known != id);
         }
-        if let (Some(Ok(status)), Some(id)) = (ended, id) {
-            tracing::warn!(process = id, %status, "an executor process ended; another one is started");
-            let reason = format!("its process {id} ended: {status}");
-            // The cluster service ends before its children's watchers when the driver stops.
-            let _ = self.cluster.process_gone(&self.host, id, &reason).await;
+        let (Some(ended), Some(id)) = (ended, id) else {
+            return true;
+        };
+        let how = match ended {
+            Ok(status) => status.to_string(),
+            Err(error) => format!("how is not known: {error}"),
+        };
+        let reason = format!("its process {id} ended: {how}");
+        // When the driver stops, the cluster service ends first: it tells the executors to.
+        let told = self.cluster.process_gone(&self.host, id, &reason).await;
+        let stopping = told.is_err();
+        if stopping {
+            tracing::debug!(
+                process = id,
+                how,
+                "an executor process ended with its driver"
+            );
+        } else {
+            tracing::warn!(
+                process = id,
+                status = how,
+                "an executor process ended; another one is started"
+            );
         }
         stopping
     }
@@ -198,5 +215,48 @@ impl Watch {
             () = over => false,
             () = self.stop.cancelled() => true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_common::{telemetry::metrics::Metrics, time::SystemClock};
+    use millstream_driver::{
+        cluster::{Cluster, ClusterOptions, registry::RegistryOptions},
+        scheduler::options::SchedulerOptions,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_executor_that_ends_with_its_driver_is_not_replaced() {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let options = ClusterOptions {
+            registry: RegistryOptions {
+                timeout: EXIT_WITHIN,
+                reconnect_timeout: EXIT_WITHIN,
+            },
+            scheduler: SchedulerOptions::default(),
+            max_message: 1 << 20,
+            version: String::new(),
+        };
+        let cluster = Cluster::new(options, Arc::clone(&clock), Metrics::of_driver(), 0);
+        let watch = Watch {
+            orders: Arc::from(*b"\n"),
+            cluster: cluster.handle(),
+            clock,
+            host: "here".to_owned(),
+            ids: ProcessIds::default(),
+            stop: CancellationToken::new(),
+        };
+        let child = || {
+            let mut command = Command::new("true");
+            command.stdin(Stdio::piped()).spawn().expect("a process")
+        };
+        assert!(!watch.watch(child()).await, "the driver goes on");
+        let stopping = CancellationToken::new();
+        stopping.cancel();
+        cluster.run(stopping).await;
+        assert!(watch.watch(child()).await, "the driver is stopping");
     }
 }

@@ -112,7 +112,7 @@ impl Error {
         match self {
             Self::Query(error) => error.exit_code(),
             Self::Schema { .. } | Self::Option { .. } | Self::Refused { .. } | Self::Plan(_) => 2,
-            Self::Setup(failure) if failure.code.starts_with("config") => 2,
+            Self::Setup(failure) if failure.fault == Fault::User => 2,
             Self::Setup(_) | Self::Internal(_) => 1,
         }
     }

@@ -1,4 +1,9 @@
 //! A query under construction.
+//!
+//! Layout:
+//! - `columns`: columns left out, renamed, or given as SQL text
+
+mod columns;
 
 use std::sync::Arc;
 

@@ -1,11 +1,12 @@
 //! Reading streams, and what doesn't grow.
 
-use std::{collections::HashMap, fmt::Display, sync::Arc};
+use std::{collections::HashMap, fmt::Display, path::Path, sync::Arc};
 
 use arrow::{
     datatypes::{DataType, Field, Schema, SchemaRef},
     record_batch::RecordBatch,
 };
+use millstream_common::working_folder;
 
 use crate::{
     ddl::IntoSchema,
@@ -388,7 +389,7 @@ pub(crate) fn path_of(folder: &str) -> Result<String, Error> {
         }
         None => folder,
     };
-    let absolute = std::path::absolute(path)
+    let absolute = working_folder::absolute(Path::new(path))
         .map_err(|error| Error::option("path", folder, error.to_string()))?;
     match absolute.to_str() {
         Some(path) => Ok(path.to_owned()),

@@ -2,6 +2,7 @@
 
 mod ansi;
 mod changing;
+mod columns;
 mod event_time;
 mod expressions;
 mod functions;

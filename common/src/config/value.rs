@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::address::{Address, Advertised};
-use crate::failure::{Failure, FailureKind, Retry};
+use crate::failure::{Failure, FailureKind};
 
 /// A type that a configuration key can have.
 pub trait Setting: Clone + Send + Sync + 'static {
@@ -324,9 +324,7 @@ impl ZoneName {
     pub fn zone(&self) -> Result<jiff::tz::TimeZone, Failure> {
         jiff::tz::TimeZone::get(&self.0).map_err(|error| {
             let message = format!("time.zone is {}, which this machine doesn't know", self.0);
-            Failure::caused_by(FailureKind::Io, message, &error)
-                .with_code("config.time_zone")
-                .with_retry(Retry::Never)
+            Failure::caused_by(FailureKind::BadInput, message, &error).with_code("config.time_zone")
         })
     }
 

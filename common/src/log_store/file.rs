@@ -17,7 +17,10 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::{Error, LogStore, PutOutcome, name};
-use crate::open_files::{OUT_OF_FILES, is_out_of_files};
+use crate::{
+    open_files::{OUT_OF_FILES, is_out_of_files},
+    working_folder::absolute,
+};
 
 /// Folder of temporary files, within the root. No entry's name can begin with a dot.
 const TEMPORARY: &str = ".tmp";
@@ -70,7 +73,7 @@ impl FileLogStore {
         options: FileOptions,
     ) -> Result<FileLogStore, Error> {
         let given = root.into();
-        let root = std::path::absolute(&given).map_err(|error| failure("find", &given, error))?;
+        let root = absolute(&given).map_err(|error| failure("find", &given, error))?;
         let folder = Folder {
             root,
             fsync: options.fsync,

@@ -1,9 +1,9 @@
 //! What a user may write for a checkpoint's place.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Error;
-use crate::s3;
+use crate::{s3, working_folder::absolute};
 
 /// A location that has a store in this build.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub fn parse_location(location: &str) -> Result<Location, Error> {
     if path.is_empty() {
         return Err(unusable("it is empty".to_owned()));
     }
-    std::path::absolute(path)
+    absolute(Path::new(path))
         .map(Location::File)
         .map_err(|error| unusable(error.to_string()))
 }

@@ -11,13 +11,16 @@ use rdkafka::{
 };
 
 use super::{
-    Settings,
+    Settings, Subscription,
     client::{self, Consumer},
     driver::{Offsets, Place},
 };
 
 /// The code of a failure that passes by itself: an election of leaders is under way.
 pub(super) const NO_LEADER: &str = "kafka.no_leader";
+
+/// Brokers name folders after topics.
+const LONGEST_TOPIC: usize = 249;
 
 /// The client, made if it is not there yet.
 pub(super) fn connected(
@@ -79,6 +82,38 @@ pub(super) fn unknown_topic(topic: &str, brokers: &str) -> Failure {
         "topic {topic} is not there (brokers {brokers}); make it, for example with: kafka-topics.sh --bootstrap-server {brokers} --create --topic {topic} --partitions 4"
     );
     user(Failure::new(FailureKind::Io, message).with_code("kafka.unknown_topic"))
+}
+
+/// Refuses topics that can't be.
+pub(super) fn check_names(subscription: &Subscription) -> Result<(), Failure> {
+    let impossible = match subscription {
+        Subscription::Topics(topics) => topics.iter().find_map(|topic| impossible_topic(topic)),
+        Subscription::Assign(places) => {
+            places.iter().find_map(|(topic, _)| impossible_topic(topic))
+        }
+        Subscription::Pattern(_) => None,
+    };
+    impossible.map_or(Ok(()), Err)
+}
+
+/// What no topic can be called, told before a broker is asked: it would say no more than that there is none.
+pub(super) fn impossible_topic(topic: &str) -> Option<Failure> {
+    let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let is_possible = (1..=LONGEST_TOPIC).contains(&topic.len())
+        && topic.chars().all(known)
+        && !matches!(topic, "." | "..");
+    if is_possible {
+        return None;
+    }
+    // A record may name anything as its topic.
+    let shown: String = topic.chars().take(LONGEST_TOPIC + 1).collect();
+    let message = format!(
+        "`{}` can't be the name of a Kafka topic: that has 1 to {LONGEST_TOPIC} of the characters a to z, A to Z, 0 to 9, `.`, `_` and `-`, and is neither `.` nor `..`",
+        shown.escape_debug()
+    );
+    Some(user(
+        Failure::new(FailureKind::BadInput, message).with_code("kafka.topic_name"),
+    ))
 }
 
 /// One request for all partitions: a lookup by time whose "time" is the protocol's word for the newest or oldest offset.
@@ -161,7 +196,10 @@ pub(super) fn user(mut failure: Failure) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use millstream_common::time::SystemClock;
+
     use super::*;
+    use crate::kafka::KafkaDriver;
 
     #[test]
     fn an_election_is_told_from_brokers_that_do_not_answer() {
@@ -182,5 +220,44 @@ mod tests {
         ] {
             assert_eq!(code(silent), "kafka.no_broker");
         }
+    }
+
+    #[test]
+    fn a_broker_that_does_not_answer_is_told_with_its_cause_once() {
+        let error = KafkaError::MetadataFetch(RDKafkaErrorCode::BrokerTransportFailure);
+        let told = no_broker("kafka:9092", Duration::from_secs(10), &error).to_string();
+        let cause = "Local: Broker transport failure";
+        assert_eq!(told.matches(cause).count(), 1, "{told}");
+    }
+
+    #[test]
+    fn topics_are_named_by_kafkas_rule() {
+        let longest = "t".repeat(LONGEST_TOPIC);
+        for topic in ["lines", "a.b_c-D9", "...", "_", &longest] {
+            assert_eq!(impossible_topic(topic), None, "{topic}");
+        }
+        let too_long = "t".repeat(LONGEST_TOPIC + 1);
+        for topic in ["", "a b", "a/b", "zeilen-ü", ".", "..", "a\0", &too_long] {
+            let failure = impossible_topic(topic).expect(topic);
+            assert_eq!(failure.code, "kafka.topic_name", "{topic}");
+            assert_eq!(failure.fault, Fault::User);
+            assert!(failure.message.contains("1 to 249"), "{failure}");
+        }
+    }
+
+    #[test]
+    fn a_source_of_a_topic_that_cannot_be_is_refused() {
+        let of = |subscription| {
+            let settings = Settings::new("127.0.0.1:1", subscription);
+            let clock = Arc::new(SystemClock::new());
+            KafkaDriver::new(Arc::new(settings), clock).err()
+        };
+        let code = |subscription| of(subscription).map(|failure| failure.code);
+        let two = |second: &str| ["lines".to_owned(), second.to_owned()];
+        assert_eq!(code(Subscription::Topics(two("more").into())), None);
+        let refused = Some("kafka.topic_name".to_owned());
+        assert_eq!(code(Subscription::Topics(two("a b").into())), refused);
+        let assigned = two("..").map(|topic| (topic, 0));
+        assert_eq!(code(Subscription::Assign(assigned.into())), refused);
     }
 }

@@ -21,7 +21,8 @@ use serde_json::Value;
 use super::{
     OnDataLoss, Settings, StartingOffsets, Subscription,
     asking::{
-        NO_LEADER, commit, connected, no_broker, offsets_at, partitions_of, unknown_topic, user,
+        NO_LEADER, check_names, commit, connected, no_broker, offsets_at, partitions_of,
+        unknown_topic, user,
     },
     client::Consumer,
     compile_pattern,
@@ -98,8 +99,9 @@ impl KafkaDriver {
     /// A driver half that has asked nothing yet.
     ///
     /// # Errors
-    /// When the topic pattern is no regular expression.
+    /// When a topic can't be called so, or the topic pattern is no regular expression.
     pub fn new(settings: Arc<Settings>, clock: Arc<dyn Clock>) -> Result<Self, Failure> {
+        check_names(&settings.subscription)?;
         let pattern = match &settings.subscription {
             Subscription::Pattern(pattern) => Some(compile_pattern(pattern).map_err(|error| {
                 let message = format!("the topic pattern `{pattern}` is not a regular expression");

@@ -9,6 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use millstream_common::working_folder;
+
 pub mod sink;
 pub mod source;
 
@@ -22,8 +24,8 @@ pub fn is_relative(location: &str) -> bool {
 fn absolute(location: &str, folder: Option<&Path>) -> io::Result<PathBuf> {
     let path = Path::new(plain(location));
     match folder {
-        Some(folder) => std::path::absolute(folder.join(path)),
-        None => std::path::absolute(path),
+        Some(folder) => working_folder::absolute(&folder.join(path)),
+        None => working_folder::absolute(path),
     }
 }
 

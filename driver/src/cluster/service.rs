@@ -146,6 +146,8 @@ impl Cluster {
                 .executors_alive
                 .set(i64::try_from(self.registry.connected()).unwrap_or(i64::MAX));
         }
+        // Before an executor can end by what it is told: who hears of that end must know that no other one is wanted.
+        self.inbox.close();
         for outbox in self.sessions.values() {
             // A full outbox means that the executor doesn't listen; it exits when its stream ends.
             let _ = outbox.try_send(ToExecutor::Shutdown {

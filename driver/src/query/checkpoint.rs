@@ -111,6 +111,21 @@ impl CheckpointError {
         Self::Unreadable { file, message }
     }
 
+    /// Refuses a claim that no driver can have made. It would stand above every driver's, as if each had a successor.
+    ///
+    /// # Errors
+    /// Names the file.
+    pub fn check_claim(highest: Epoch) -> Result<(), Self> {
+        if highest <= entries::HIGHEST_EPOCH {
+            return Ok(());
+        }
+        let file = Name::Epoch(highest).to_string();
+        let message = format!(
+            "`{file}` is a claim that no driver made, so the checkpoint was altered; delete that file, if no other was changed, or restore the checkpoint from a backup"
+        );
+        Err(Self::Unreadable { file, message })
+    }
+
     fn unreadable(file: &str, what: &str) -> Self {
         Self::Unreadable {
             file: file.to_owned(),
@@ -165,6 +180,7 @@ pub fn recover(
     metadata: Option<Metadata>,
     sources: &[String],
 ) -> Result<Recovered, CheckpointError> {
+    CheckpointError::check_claim(raw.highest_epoch)?;
     let parsed = Parsed::read(raw)?;
     if metadata.is_none()
         && let Some(name) = raw.entries.keys().next()

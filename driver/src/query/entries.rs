@@ -218,6 +218,9 @@ pub const COMMITS: &str = "commits/";
 /// What the names of sources' entries begin with.
 pub const SOURCES: &str = "sources/";
 
+/// No checkpoint comes to a higher epoch, which each start of a driver makes higher by one: with one each second that takes a hundred years.
+pub const HIGHEST_EPOCH: Epoch = Epoch(1 << 32);
+
 /// What an entry's name says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Name {

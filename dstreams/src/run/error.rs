@@ -107,6 +107,8 @@ impl RunError {
             {
                 2
             }
+            // Such as a time zone that is none.
+            Self::Part(failure) if failure.fault == Fault::User => 2,
             _ => 1,
         }
     }

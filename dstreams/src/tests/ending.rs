@@ -32,3 +32,14 @@ fn an_application_whose_source_cannot_start_ends_with_the_reason() {
     let error = outcome.expect_err("there is no broker");
     assert_eq!(error.code(), "kafka.no_broker", "{error}");
 }
+
+#[test]
+fn a_time_zone_that_is_none_is_bad_configuration() {
+    let building = StreamingContext::builder()
+        .master(Master::Local { slots: 1 })
+        .conf("time.zone", "Mars/Phobos")
+        .build();
+    let error = building.err().expect("there is no such zone");
+    assert_eq!(error.code(), "config.time_zone", "{error}");
+    assert_eq!(error.exit_code(), 2, "{error}");
+}

@@ -1,6 +1,7 @@
 //! Whole jobs, run batch by batch.
 
 mod ending;
+mod folders;
 mod graph;
 mod operators;
 mod outputs;

@@ -4,11 +4,13 @@
 //! - `builder`: how a session is set up
 //! - `host`: the driver and the executor
 //! - `names`: names in SQL text, in any case
+//! - `queries`: which queries there are
 //! - `text`: SQL text
 
 mod builder;
 mod host;
 mod names;
+mod queries;
 mod text;
 
 use std::{
@@ -53,7 +55,8 @@ use uuid::Uuid;
 
 pub use builder::SessionBuilder;
 use host::Host;
-pub(crate) use text::expression;
+use queries::{Queries, Starting};
+pub(crate) use text::{expression, selected};
 
 use crate::{
     ddl::IntoSchema,
@@ -92,91 +95,6 @@ struct Inner {
     queries: Mutex<Queries>,
     /// What the first query that was broken off left undone.
     unfinished: Mutex<Option<Stopped>>,
-}
-
-/// The queries of a session.
-#[derive(Default)]
-struct Queries {
-    running: Vec<Arc<Running>>,
-    /// Queries that are being begun; their names and checkpoints are taken.
-    starting: Vec<Starting>,
-    /// All were asked to end: gracefully, or at once. None starts any more.
-    ending: Option<bool>,
-}
-
-struct Starting {
-    run: Uuid,
-    name: Option<String>,
-    checkpoint: Option<String>,
-    is_passing: bool,
-    /// It is to end as soon as it runs: gracefully, or at once.
-    stop: Option<bool>,
-}
-
-impl Queries {
-    /// Takes name and checkpoint for a query, so that of two starts at a time one is refused.
-    fn claim(&mut self, claim: Starting) -> Result<(), Error> {
-        // What reads in passing may be part of the batch that is to be finished.
-        let may_start = self
-            .ending
-            .is_none_or(|graceful| graceful && claim.is_passing);
-        if !may_start {
-            return Err(host::ended().into());
-        }
-        self.running.retain(|query| query.is_active());
-        let running = self.running.iter();
-        let running = running.map(|query| (&query.info.name, &query.checkpoint));
-        let starting = self.starting.iter();
-        let known = running.chain(starting.map(|query| (&query.name, &query.checkpoint)));
-        let place = claim.checkpoint.as_deref().map(place_of);
-        for (name, checkpoint) in known {
-            if let Some(name) = claim.name.as_ref().filter(|_| *name == claim.name) {
-                return Err(Error::refused(
-                    format!(
-                        "cannot start query with name {name} as a query with that name is already active"
-                    ),
-                    "stop that one, or give another name",
-                ));
-            }
-            if let Some(location) = &claim.checkpoint
-                && checkpoint.as_deref().map(place_of) == place
-            {
-                return Err(Error::refused(
-                    format!("a query that runs has the checkpoint {location}"),
-                    "stop that one, or name the queries with query_name, or give each an option checkpointLocation",
-                ));
-            }
-        }
-        self.starting.push(claim);
-        Ok(())
-    }
-
-    /// The query was begun, or could not be.
-    fn begun(&mut self, run: Uuid, running: Option<&Arc<Running>>) {
-        let claim = self.starting.iter().position(|claim| claim.run == run);
-        let claim = claim.map(|position| self.starting.swap_remove(position));
-        let Some(running) = running else {
-            return;
-        };
-        if let Some(graceful) = claim.and_then(|claim| claim.stop) {
-            running.handle.stop(graceful);
-        }
-        self.running.push(Arc::clone(running));
-    }
-
-    fn stop(&mut self, graceful: bool) {
-        // At once, if that was ever asked for.
-        self.ending = Some(graceful && self.ending.unwrap_or(true));
-        // What reads in passing ends by itself.
-        let running = self.running.iter();
-        for query in running.filter(|query| !(graceful && query.info.is_passing)) {
-            query.handle.stop(graceful);
-        }
-        let starting = self.starting.iter_mut();
-        for query in starting.filter(|query| !(graceful && query.is_passing)) {
-            query.stop = Some(graceful && query.stop.unwrap_or(true));
-        }
-    }
 }
 
 /// A query that is to run.

@@ -226,7 +226,7 @@ impl Wanted {
 }
 
 /// What Spark calls a column without a name of its own, as far as the engine calls it otherwise.
-fn named(expression: &ast::Expr) -> Option<String> {
+pub(super) fn named(expression: &ast::Expr) -> Option<String> {
     match expression {
         // A number alone is called otherwise.
         ast::Expr::Value(_) | ast::Expr::Nested(_) => None,

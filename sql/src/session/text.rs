@@ -10,11 +10,11 @@ use datafusion::{
     prelude::{DataFrame, SessionContext},
     sql::{
         parser::Statement,
-        sqlparser::ast::{self, AccessExpr, Expr, Value, visit_expressions_mut},
+        sqlparser::ast::{self, AccessExpr, Expr, ExprWithAlias, Value, visit_expressions_mut},
     },
 };
 
-use super::names::{Spellings, Wanted};
+use super::names::{Spellings, Wanted, named};
 
 /// The query that a text is.
 pub(super) async fn query(context: &SessionContext, text: &str) -> Result<DataFrame> {
@@ -57,9 +57,39 @@ pub(crate) fn expression(
     text: &str,
     schema: &DFSchema,
 ) -> Result<LogicalExpr> {
+    let parsed = parse(context, text)?;
+    plan(context, parsed, schema)
+}
+
+/// The column that a text is, over these columns, with the name that it would have in a `SELECT`.
+pub(crate) fn selected(
+    context: &SessionContext,
+    text: &str,
+    schema: &DFSchema,
+) -> Result<LogicalExpr> {
+    let parsed = parse(context, text)?;
+    let wanted = match &parsed.alias {
+        Some(alias) => Some(alias.value.clone()),
+        None => named(&parsed.expr),
+    };
+    let planned = plan(context, parsed, schema)?;
+    Ok(match wanted {
+        Some(name) if planned.qualified_name().1 != name => planned.unalias().alias(name),
+        _ => planned,
+    })
+}
+
+fn parse(context: &SessionContext, text: &str) -> Result<ExprWithAlias> {
     let state = context.state();
     let dialect = state.config().options().sql_parser.dialect;
-    let mut parsed = state.sql_to_expr_with_alias(text, &dialect)?;
+    state.sql_to_expr_with_alias(text, &dialect)
+}
+
+fn plan(
+    context: &SessionContext,
+    mut parsed: ExprWithAlias,
+    schema: &DFSchema,
+) -> Result<LogicalExpr> {
     let mut spellings = Spellings::default();
     spellings.add(schema.fields());
     spellings.quote(&mut parsed.expr);
@@ -67,7 +97,9 @@ pub(crate) fn expression(
         name_fields(expression);
         ControlFlow::Continue(())
     });
-    state.create_logical_expr_from_sql_expr(parsed, schema)
+    context
+        .state()
+        .create_logical_expr_from_sql_expr(parsed, schema)
 }
 
 /// A field after a dot is its name as text, which the planner understands after any expression.

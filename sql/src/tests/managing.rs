@@ -22,7 +22,7 @@ use tempfile::TempDir;
 
 use super::{FIRST, Fixture, SCHEMA, SECOND};
 use crate::{
-    Expr, Master, MemoryStream, Registry, Session, StreamingQuery, Trigger,
+    Error, Expr, Master, MemoryStream, Registry, Session, StreamingQuery, Trigger,
     arrow::record_batch::RecordBatch, col,
 };
 
@@ -287,6 +287,39 @@ fn each_source_tells_what_was_read_of_it_and_from_where() {
     assert_eq!(told["sources"][1]["numInputRows"], 0);
     assert_eq!(told["sources"][1]["endOffset"]["logOffset"], 0);
     fixture.session.stop().unwrap();
+}
+
+#[test]
+fn whichever_query_ends_is_waited_for() {
+    let session = session(2, Registry::default());
+    let (first, second) = (numbers(&session), numbers(&session));
+    let is_over = |within: Duration| session.await_any_termination_timeout(within);
+    let soon = Duration::from_millis(1);
+    assert!(!is_over(soon).unwrap(), "none was begun");
+    let runs_on = count_by_number(&first, "runs-on");
+    assert!(!is_over(soon).unwrap(), "it runs");
+    let waiting = std::thread::spawn({
+        let session = session.clone();
+        move || session.await_any_termination_timeout(PATIENCE)
+    });
+    // Begun while the other thread waits, or before it does.
+    let fails = second.to_df().write_stream();
+    let fails = fails.for_each_batch(|_, _| Err(Error::Plan("no more".to_owned())));
+    let fails = fails.start().unwrap();
+    add(&second, vec![1]);
+    let why = waiting.join().unwrap().unwrap_err().to_string();
+    assert!(why.contains("no more"), "{why}");
+    assert!(!fails.is_active() && runs_on.is_active());
+    assert!(is_over(soon).is_err(), "it is told until it is forgotten");
+    session.reset_terminated();
+    assert!(!is_over(soon).unwrap(), "the other one runs");
+    runs_on.stop().unwrap();
+    assert!(is_over(PATIENCE).unwrap(), "a stop is no error");
+    session.reset_terminated();
+    assert!(!is_over(soon).unwrap(), "none runs, and one may be begun");
+    session.stop_queries(true);
+    assert!(is_over(PATIENCE).unwrap(), "none will be begun");
+    session.stop().unwrap();
 }
 
 #[test]

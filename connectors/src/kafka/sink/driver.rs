@@ -16,7 +16,11 @@ use rdkafka::{
     types::RDKafkaErrorCode as Code,
 };
 
-use super::{Names, Settings, failures, interrupted::refuse_mixed};
+use super::{
+    super::asking::{impossible_topic, no_broker},
+    Names, Settings, failures,
+    interrupted::refuse_mixed,
+};
 use crate::sink::{SinkBatch, SinkDriver, SinkStart};
 
 /// Between two looks whether a topic that was made can be used.
@@ -45,7 +49,10 @@ impl KafkaSinkDriver {
                 self.settings.topic_partitions.unwrap_or(DEFAULT),
             );
         }
-        Ok(topics)
+        match topics.keys().find_map(|topic| impossible_topic(topic)) {
+            Some(impossible) => Err(impossible),
+            None => Ok(topics),
+        }
     }
 
     /// Tells wrong properties at once instead of in the first task.
@@ -84,7 +91,7 @@ impl KafkaSinkDriver {
         let answered = admin
             .create_topics([&new], &self.patience())
             .await
-            .map_err(|error| no_broker(&self.settings, &error))?;
+            .map_err(|error| no_broker(brokers, self.settings.request_timeout, &error))?;
         for answer in answered {
             match answer {
                 Ok(_) => tracing::info!(topic, "made a Kafka topic"),
@@ -203,7 +210,9 @@ impl KafkaSinkDriver {
                 for topic in &topics {
                     let metadata = consumer
                         .fetch_metadata(Some(topic), settings.request_timeout)
-                        .map_err(|error| no_broker(&settings, &error))?;
+                        .map_err(|error| {
+                            no_broker(&settings.brokers, settings.request_timeout, &error)
+                        })?;
                     broker = metadata.brokers().first().map(|broker| broker.id());
                     let usable = metadata.topics().iter().any(|found| {
                         found.name() == topic
@@ -228,14 +237,30 @@ impl KafkaSinkDriver {
     }
 }
 
-fn no_broker(settings: &Settings, error: &dyn std::error::Error) -> Failure {
-    let Settings {
-        brokers,
-        request_timeout,
-        ..
-    } = settings;
-    let message = format!(
-        "no answer from the Kafka brokers {brokers} within {request_timeout:?}; see whether one listens there, for example with: kcat -L -b {brokers}"
-    );
-    Failure::caused_by(FailureKind::Io, message, error).with_code("kafka.no_broker")
+#[cfg(test)]
+mod tests {
+    use millstream_common::{ids::BatchId, time::SystemClock};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_output_to_a_topic_that_cannot_be_is_refused() {
+        let start = SinkStart {
+            query: QueryId::random(),
+            output: "out".to_owned(),
+            next: BatchId(0),
+            interrupted: None,
+        };
+        let settings = |topic: &str, marker: &str| Settings {
+            marker_topic: Some(marker.to_owned()),
+            // Nobody is asked.
+            request_timeout: Duration::from_millis(100),
+            ..Settings::new("127.0.0.1:1", Some(topic.to_owned()))
+        };
+        for settings in [settings("a b", "markers"), settings("out", "..")] {
+            let driver = KafkaSinkDriver::new(Arc::new(settings), Arc::new(SystemClock::new()));
+            let failure = driver.check(&start).await.expect_err("no such topic");
+            assert_eq!(failure.code, "kafka.topic_name", "{failure}");
+        }
+    }
 }

@@ -5,12 +5,14 @@ use std::time::Duration;
 use millstream_common::failure::{Failure, FailureKind, Fault, Retry};
 use rdkafka::{error::KafkaError, types::RDKafkaErrorCode as Code};
 
+use super::super::asking;
+
 /// A record that was not written, as its delivery report says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Undelivered {
     pub topic: String,
     pub code: Code,
-    /// Bytes of its value.
+    /// Bytes of its key, value and headers.
     pub bytes: usize,
 }
 
@@ -54,10 +56,15 @@ pub(super) fn undelivered(
     own_topic: Option<&str>,
 ) -> Failure {
     let Undelivered { topic, code, bytes } = record;
+    if *code != Code::MessageSizeTooLarge
+        && let Some(impossible) = asking::impossible_topic(topic)
+    {
+        return impossible;
+    }
     match code {
         Code::MessageSizeTooLarge => {
             let message = format!(
-                "a record of {bytes} bytes for topic {topic} is too large: the sink sends at most message.max.bytes = {max_bytes}, and the topic takes at most its own max.message.bytes (1048588 unless changed); raise both, or write smaller records"
+                "a record for topic {topic} is too large: {bytes} bytes of key, value and headers, to which the client adds some; the sink sends at most message.max.bytes = {max_bytes}, and the topic takes at most its own max.message.bytes (1048588 unless changed); raise both, or write smaller records"
             );
             user(Failure::new(FailureKind::Io, message).with_code("sink.record_too_large"))
         }
@@ -178,5 +185,9 @@ mod tests {
             Retry::Never,
             "a record named a partition that the topic never had"
         );
+        // Brokers say no more of such a name than of one that isn't there.
+        for code in [Code::UnknownTopic, Code::InvalidTopic] {
+            assert_eq!(told("what counts", code).code, "kafka.topic_name");
+        }
     }
 }

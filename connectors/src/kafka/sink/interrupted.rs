@@ -11,7 +11,7 @@ use millstream_common::{
 };
 use millstream_dataflow::program::CancelToken;
 
-use super::{Names, Settings, failures, marker::other_build, session::Session};
+use super::{Names, Settings, failures, lines::Lines, marker::other_build, session::Session};
 use crate::sink::{Interrupted, SinkStart};
 
 /// So many sink partitions are asked about at once; each is a producer of its own.
@@ -32,12 +32,13 @@ pub(super) async fn refuse_mixed(
     if !other_build(build, settings) || settings.accept_mixed_batch == Some(start.next) {
         return Ok(());
     }
+    let lines = Lines::new(clock);
     let all: Vec<u32> = (0..*partitions).collect();
     let mut written = Vec::new();
     for some in all.chunks(AT_ONCE) {
         let asked = some.iter().map(|partition| {
             let names = Names::new(start.query, &start.output, *partition);
-            holds_rows_of_another(settings, clock, names, start.next)
+            holds_rows_of_another(settings, clock, &lines, names, start.next)
         });
         let answers = try_join_all(asked).await?;
         let found = some.iter().zip(answers).filter(|(_, found)| *found);
@@ -71,12 +72,15 @@ pub(super) async fn refuse_mixed(
 async fn holds_rows_of_another(
     settings: &Arc<Settings>,
     clock: &Arc<dyn Clock>,
+    lines: &Arc<Lines>,
     names: Names,
     batch: BatchId,
 ) -> Result<bool, Failure> {
     let (settings, clock) = (Arc::clone(settings), Arc::clone(clock));
+    let lines = Arc::clone(lines);
     let asking = tokio::task::spawn_blocking(move || {
-        let mut session = Session::open(names, &settings, &clock, 0, &CancelToken::new())?;
+        let cancel = CancelToken::new();
+        let mut session = Session::open(names, &settings, &clock, &lines, 0, &cancel)?;
         let marker = session.marker.take();
         let written = marker.filter(|marker| marker.next == batch.0.saturating_add(1));
         let note = written.and_then(|marker| marker.note);

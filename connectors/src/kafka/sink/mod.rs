@@ -9,6 +9,7 @@
 //! - `driver`: the driver half: topics are there, or are made
 //! - `failures`: from what Kafka says to what the scheduler does
 //! - `interrupted`: what another build wrote of a batch that is run again
+//! - `lines`: what the clients log themselves
 //! - `marker`: what a marker says and what follows from it
 //! - `record`: a row
 //! - `session`: one producer and its transactions
@@ -18,6 +19,7 @@ mod cache;
 mod driver;
 mod failures;
 mod interrupted;
+mod lines;
 mod marker;
 mod record;
 mod session;

@@ -10,10 +10,11 @@ use millstream_common::{
 use millstream_dataflow::program::CancelToken;
 use parking_lot::Mutex;
 use rdkafka::{
-    ClientContext, Message as _, Offset, TopicPartitionList,
+    ClientContext, Message, Offset, TopicPartitionList,
+    config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer as _, ConsumerGroupMetadata},
     error::{KafkaError, KafkaResult},
-    message::{DeliveryResult, Header, OwnedHeaders},
+    message::{DeliveryResult, Header, Headers as _, OwnedHeaders},
     producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext},
     types::RDKafkaErrorCode as Code,
 };
@@ -21,6 +22,7 @@ use rdkafka::{
 use super::{
     Names, Settings,
     failures::{self, Undelivered},
+    lines::Lines,
     marker::{self, Marker, Note},
     record::ProducerRecord,
 };
@@ -33,12 +35,16 @@ const POLL: Duration = Duration::from_millis(1);
 const ABORT: Duration = Duration::from_secs(5);
 
 /// Keeps the first record that wasn't written.
-#[derive(Default)]
 struct Deliveries {
     first: Mutex<Option<Undelivered>>,
+    lines: Arc<Lines>,
 }
 
 impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.lines.say(level, facility, line);
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "a Kafka producer met trouble");
     }
@@ -59,9 +65,21 @@ impl ProducerContext for Deliveries {
         self.first.lock().get_or_insert_with(|| Undelivered {
             topic: message.topic().to_owned(),
             code,
-            bytes: message.payload_len(),
+            bytes: size_of(message),
         });
     }
+}
+
+/// Bytes of key, value and headers.
+fn size_of<M: Message>(message: &M) -> usize {
+    let length = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
+    let headers = message.headers().map_or(0, |headers| {
+        let sizes = headers
+            .iter()
+            .map(|header| header.key.len() + length(header.value));
+        sizes.sum()
+    });
+    length(message.key()) + length(message.payload()) + headers
 }
 
 /// How a commit ended.
@@ -96,13 +114,17 @@ impl Session {
         names: Names,
         settings: &Arc<Settings>,
         clock: &Arc<dyn Clock>,
+        lines: &Arc<Lines>,
         serial: u64,
         cancel: &CancelToken,
     ) -> Result<Self, Failure> {
         let begun_at = clock.now();
         let producer: BaseProducer<Deliveries> = settings
             .producer(&names)
-            .create_with_context(Deliveries::default())
+            .create_with_context(Deliveries {
+                first: Mutex::default(),
+                lines: Arc::clone(lines),
+            })
             .map_err(|error| failures::properties(&error))?;
         let reader: BaseConsumer = settings
             .reader(&names)
@@ -242,12 +264,12 @@ impl Session {
                 };
                 self.of_record(&undelivered)
             }
-            KafkaError::Nul(_) => {
-                let message = format!("`{}` is no name of a topic", topic.escape_debug());
-                failures::user(
-                    Failure::new(FailureKind::BadInput, message).with_code("kafka.unknown_topic"),
-                )
-            }
+            // No call takes a name with a zero in it.
+            KafkaError::Nul(_) => self.of_record(&Undelivered {
+                topic: topic.to_owned(),
+                code: Code::InvalidTopic,
+                bytes: record.size(),
+            }),
             error => self.explain("write records", Some(error)),
         }
     }
@@ -436,5 +458,33 @@ impl Session {
             &self.settings.brokers,
             self.settings.topic.as_deref(),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::{Timestamp, message::OwnedMessage};
+
+    use super::*;
+
+    #[test]
+    fn a_record_is_as_large_as_key_value_and_headers() {
+        let message = |key: Option<&str>, value: Option<&str>, headers| {
+            let [key, value] = [key, value].map(|part| part.map(|part| part.as_bytes().to_vec()));
+            let topic = "out".to_owned();
+            OwnedMessage::new(value, key, topic, Timestamp::NotAvailable, 0, 0, headers)
+        };
+        let named = OwnedHeaders::new().insert(Header {
+            key: "trace",
+            value: Some("1234567"),
+        });
+        let headers = named.insert(Header::<&str> {
+            key: "last",
+            value: None,
+        });
+        let whole = message(Some("key"), Some("value"), Some(headers));
+        assert_eq!(size_of(&whole), 3 + 5 + 5 + 7 + 4);
+        assert_eq!(size_of(&message(Some("key"), None, None)), 3);
+        assert_eq!(size_of(&message(None, Some("value"), None)), 5);
     }
 }

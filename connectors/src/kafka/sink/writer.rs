@@ -19,6 +19,7 @@ use serde_json::Value;
 use super::{
     Names, ProducerRecord, Settings,
     cache::Cache,
+    lines::Lines,
     marker::{self, Marker, Note, Verdict},
     session::{Committed, Session},
 };
@@ -36,6 +37,7 @@ struct Shared {
     settings: Arc<Settings>,
     clock: Arc<dyn Clock>,
     idle: Mutex<Cache<Session>>,
+    lines: Arc<Lines>,
     serial: AtomicU64,
 }
 
@@ -46,6 +48,7 @@ impl KafkaSink {
         Self {
             shared: Arc::new(Shared {
                 settings,
+                lines: Lines::new(&clock),
                 clock,
                 idle: Mutex::new(idle),
                 serial: AtomicU64::new(0),
@@ -157,7 +160,8 @@ impl Shared {
         let names = Names::of(id);
         let group = names.marker_group.clone();
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
-        let mut session = Session::open(names, &self.settings, &self.clock, serial, cancel)?;
+        let (settings, clock, lines) = (&self.settings, &self.clock, &self.lines);
+        let mut session = Session::open(names, settings, clock, lines, serial, cancel)?;
         session.batch = id.batch.0;
         let verdict = marker::judge(session.marker.as_ref(), id, &group)?;
         if let Verdict::Written(note) = &verdict {

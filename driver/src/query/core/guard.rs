@@ -10,6 +10,7 @@ use millstream_connectors::source::PlannedInput;
 
 use super::{
     super::{
+        checkpoint::CheckpointError,
         error::{QueryError, StoreFailure},
         event::{Action, Note},
     },
@@ -110,6 +111,7 @@ impl QueryCore {
             }
         };
         self.guard.failed = 0;
+        CheckpointError::check_claim(highest)?;
         self.not_superseded(highest)?;
         for work in std::mem::take(&mut self.guard.covered) {
             match work {

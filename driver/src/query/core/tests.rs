@@ -9,7 +9,7 @@ use millstream_common::{
 use super::{
     super::{
         checkpoint::CheckpointError,
-        entries::Name,
+        entries::{self, Name},
         error::{QueryError, Stopped, StoreFailure},
         event::{Action, Event, Note, QueryNews},
     },
@@ -498,6 +498,33 @@ fn damaged_checkpoints_are_refused_naming_the_file_and_left_alone() {
     );
     assert_eq!(world.entries, sound);
     start(&mut world, 100);
+}
+
+#[test]
+fn a_claim_that_no_driver_made_is_told_as_an_altered_checkpoint() {
+    let mut world = World::new();
+    let mut driver = start(&mut world, 100);
+    run_through(&mut world, &mut driver, 2);
+    let claim = Name::Epoch(Epoch(u64::MAX));
+    let listed = Event::Epochs {
+        life: super::super::event::Life(0),
+        highest: Ok(Epoch(u64::MAX)),
+    };
+    driver.tell(&world, listed);
+    let Some(Err(QueryError::Checkpoint(error))) = &driver.ended else {
+        panic!("{:?}", driver.ended);
+    };
+    assert!(error.to_string().contains(&claim.to_string()), "{error}");
+    assert!(error.to_string().contains("altered"), "{error}");
+    for highest in [Epoch(u64::MAX), Epoch(entries::HIGHEST_EPOCH.0 + 1)] {
+        let stray = Name::Epoch(highest).to_string();
+        world.entries.insert(stray.clone(), Bytes::new());
+        refused(&mut world, &stray);
+        world.entries.remove(&stray);
+    }
+    let mut next = start(&mut world, 100);
+    run_through(&mut world, &mut next, 4);
+    world.everything_is_committed();
 }
 
 fn refused(world: &mut World, name: &str) {

@@ -15,7 +15,7 @@ use millstream_dataflow::state;
 use std::time::Duration;
 
 use super::super::{
-    checkpoint::RawCheckpoint,
+    checkpoint::{CheckpointError, RawCheckpoint},
     entries::{self, Metadata, Name},
     error::{QueryError, StoreFailure},
     event::PutResult,
@@ -137,7 +137,7 @@ impl Storage {
             return error;
         }
         match self.highest_epoch().await {
-            Ok(by) if by > ours => {
+            Ok(by) if by > ours && CheckpointError::check_claim(by).is_ok() => {
                 tracing::warn!(%error, "failed after another driver had taken over");
                 QueryError::Superseded { ours, by }
             }
@@ -448,6 +448,14 @@ mod tests {
             storage.cause_of(failed(), Epoch::default()).await,
             failed(),
             "this driver has claimed nothing yet"
+        );
+        let altered = Name::Epoch(Epoch(u64::MAX)).to_string();
+        let put = storage.put(&altered, Bytes::new()).await;
+        assert!(matches!(put, Ok(PutResult::Won)), "{put:?}");
+        assert_eq!(
+            storage.cause_of(failed(), ours).await,
+            failed(),
+            "no driver made that claim"
         );
         let internal = QueryError::Internal("a part is gone".to_owned());
         assert_eq!(storage.cause_of(internal.clone(), ours).await, internal);

@@ -90,6 +90,7 @@ fn bad_configuration_is_refused_with_the_nearest_that_is_right() {
     );
     with("stop.timeout=never", &["stop.timeout", "never"]);
     with("shuffle.compression=lz5", &["shuffle.compression", "lz4"]);
+    with("time.zone=Mars/Phobos", &["error:", "Mars/Phobos"]);
     let file = folder.path().join("job.toml");
     std::fs::write(&file, "[task]\nmax_failurs = 3\n").unwrap();
     ends(
