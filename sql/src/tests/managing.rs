@@ -298,7 +298,7 @@ fn whichever_query_ends_is_waited_for() {
     assert!(!is_over(soon).unwrap(), "none was begun");
     let runs_on = count_by_number(&first, "runs-on");
     assert!(!is_over(soon).unwrap(), "it runs");
-    let waiting = std::thread::spawn({
+    let waiting = std::thread::Builder::new().name("waits".to_owned()).spawn({
         let session = session.clone();
         move || session.await_any_termination_timeout(PATIENCE)
     });
@@ -307,7 +307,7 @@ fn whichever_query_ends_is_waited_for() {
     let fails = fails.for_each_batch(|_, _| Err(Error::Plan("no more".to_owned())));
     let fails = fails.start().unwrap();
     add(&second, vec![1]);
-    let why = waiting.join().unwrap().unwrap_err().to_string();
+    let why = waiting.unwrap().join().unwrap().unwrap_err().to_string();
     assert!(why.contains("no more"), "{why}");
     assert!(!fails.is_active() && runs_on.is_active());
     assert!(is_over(soon).is_err(), "it is told until it is forgotten");
