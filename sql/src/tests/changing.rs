@@ -97,6 +97,35 @@ fn other_windows_are_refused() {
 }
 
 #[test]
+fn other_names_on_the_way_change_nothing() {
+    let of = |name: &'static str, sql: &'static str| {
+        move |fixture: &Fixture| {
+            fixture.rows().create_or_replace_temp_view(name)?;
+            fixture.session.sql(sql)
+        }
+    };
+    let was = of("t", "SELECT job, sum(id) AS s FROM t GROUP BY job");
+    for (name, sql) in [
+        ("u", "SELECT job, sum(id) AS s FROM u GROUP BY job"),
+        (
+            "t",
+            "SELECT k, sum(x.n) AS s FROM (SELECT job AS k, id AS n FROM t) AS x GROUP BY k",
+        ),
+        (
+            "t",
+            "WITH few AS (SELECT * FROM t WHERE id < 100) SELECT job, sum(id) AS s FROM few GROUP BY job",
+        ),
+    ] {
+        let (fixture, query) = changed(&[FIRST, SECOND], &was, of(name, sql));
+        query.unwrap().process_all_available().unwrap();
+        let clerks = fixture.newest_given().into_iter();
+        let clerks: Vec<_> = clerks.filter(|row| row[0] == "clerk").collect();
+        assert_eq!(clerks, rows(&[&["clerk", "8"]]), "{sql}");
+        fixture.session.stop().unwrap();
+    }
+}
+
+#[test]
 fn other_keys_aggregates_and_sources_are_refused() {
     let by = |key: &'static str, of: &'static str| {
         move |fixture: &Fixture| {
