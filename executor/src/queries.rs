@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -32,7 +32,8 @@ pub(crate) struct Queries(Mutex<HashMap<QueryId, Arc<Query>>>);
 struct Query {
     program: QueryProgram,
     application: Arc<dyn Programs>,
-    built: OnceLock<Result<Arc<dyn Programs>, Failure>>,
+    /// Once it could be: what was in the way may be gone when the next task comes.
+    built: Mutex<Option<Arc<dyn Programs>>>,
 }
 
 impl Queries {
@@ -43,7 +44,7 @@ impl Queries {
         if known.is_none_or(|known| known.program != program) {
             let query = Query {
                 application: Arc::clone(application),
-                built: OnceLock::new(),
+                built: Mutex::default(),
                 program,
             };
             queries.insert(query.program.query, Arc::new(query));
@@ -60,32 +61,31 @@ impl Queries {
     pub(crate) fn retain(&self, named: impl Fn(QueryId) -> bool) -> Vec<Arc<dyn Programs>> {
         let mut queries = self.0.lock();
         let gone = queries.extract_if(|query, _| !named(*query));
-        gone.filter_map(|(_, query)| query.built.get()?.as_ref().ok().cloned())
+        // One that is being built now has nothing to close yet.
+        gone.filter_map(|(_, query)| query.built.try_lock()?.clone())
             .collect()
     }
 }
 
 impl Query {
-    fn programs(&self) -> Result<&Arc<dyn Programs>, Failure> {
-        let built = self.built.get_or_init(|| {
-            let unshared: Vec<String> = self
-                .program
-                .shared_files
-                .iter()
-                .filter_map(unshared)
-                .collect();
-            if !unshared.is_empty() {
-                let message = format!(
-                    "a file:// checkpoint or output must be one file system for the driver and every executor, but this executor could not read what the driver wrote: {}; mount the same folder on all hosts",
-                    unshared.join("; ")
-                );
-                return Err(Failure::new(FailureKind::Io, message)
-                    .with_code("executor.unshared_files")
-                    .with_retry(Retry::Backoff));
-            }
-            self.application.of_query(&self.program)
-        });
-        built.as_ref().map_err(Clone::clone)
+    fn programs(&self) -> Result<Arc<dyn Programs>, Failure> {
+        let mut built = self.built.lock();
+        if let Some(built) = &*built {
+            return Ok(Arc::clone(built));
+        }
+        let files = self.program.shared_files.iter();
+        let unshared: Vec<String> = files.filter_map(unshared).collect();
+        if !unshared.is_empty() {
+            let message = format!(
+                "a file:// checkpoint or output must be one file system for the driver and every executor, but this executor could not read what the driver wrote: {}; mount the same folder on all hosts",
+                unshared.join("; ")
+            );
+            return Err(Failure::new(FailureKind::Io, message)
+                .with_code("executor.unshared_files")
+                .with_retry(Retry::Backoff));
+        }
+        let programs = self.application.of_query(&self.program)?;
+        Ok(Arc::clone(built.insert(programs)))
     }
 }
 
@@ -226,9 +226,55 @@ impl StateServices for States {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use millstream_common::protocol::SharedFile;
+    use millstream_dataflow::plan::Plan;
+
     use crate::testing::query;
 
     use super::*;
+
+    /// An application whose queries have no stages.
+    #[derive(Default)]
+    struct Nothing(Plan);
+
+    impl Programs for Nothing {
+        fn plan(&self) -> &Plan {
+            &self.0
+        }
+
+        fn program(&self, _stage: StageId) -> Option<Arc<dyn StageProgram>> {
+            None
+        }
+
+        fn of_query(&self, _program: &QueryProgram) -> Result<Arc<dyn Programs>, Failure> {
+            Ok(Arc::new(Self::default()))
+        }
+    }
+
+    #[test]
+    fn what_the_driver_wrote_is_looked_for_again_by_the_next_task() {
+        let folder = tempfile::tempdir().expect("folder");
+        let nonce = folder.path().join("nonce");
+        let query = Query {
+            application: Arc::new(Nothing::default()),
+            built: Mutex::default(),
+            program: QueryProgram {
+                query: query(),
+                bytes: Bytes::new(),
+                checkpoint: None,
+                shared_files: vec![SharedFile {
+                    path: nonce.display().to_string(),
+                    nonce: "a".to_owned(),
+                    purpose: "checkpoint".to_owned(),
+                }],
+            },
+        };
+        let failure = query.programs().map(drop).expect_err("not there yet");
+        assert_eq!(failure.code, "executor.unshared_files");
+        std::fs::write(nonce, "a").expect("written");
+        query.programs().map(drop).expect("there");
+    }
 
     fn key(partition: u32) -> StateKey {
         StateKey {

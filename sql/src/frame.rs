@@ -142,6 +142,11 @@ impl DataFrame {
             .or_else(|| self.spelling(name))
     }
 
+    /// The name as its column has it, where there is one of it in any case.
+    pub(crate) fn spelled(&self, name: String) -> String {
+        self.known(&name).map_or(name, str::to_owned)
+    }
+
     /// The one column of this name in any case.
     fn spelling(&self, name: &str) -> Option<&str> {
         let fields = self.inner.schema().fields().iter();

@@ -1,6 +1,11 @@
 //! Reading streams, and what doesn't grow.
 
-use std::{collections::HashMap, fmt::Display, path::Path, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt::Display,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use arrow::{
     datatypes::{DataType, Field, Schema, SchemaRef},
@@ -387,10 +392,15 @@ pub(crate) fn path_of(folder: &str) -> Result<String, Error> {
                 format!("{scheme}:// is not known here; give a folder that every executor has"),
             ));
         }
-        None => folder,
+        None => match folder.strip_prefix("file:") {
+            Some(path) if path.starts_with('/') => path,
+            _ => folder,
+        },
     };
     let absolute = working_folder::absolute(Path::new(path))
         .map_err(|error| Error::option("path", folder, error.to_string()))?;
+    // Without a slash at the end, which says nothing.
+    let absolute: PathBuf = absolute.components().collect();
     match absolute.to_str() {
         Some(path) => Ok(path.to_owned()),
         None => Err(Error::option("path", folder, "it isn't UTF-8")),

@@ -151,9 +151,10 @@ impl DataStreamWriter {
             ));
         }
         let checkpoint = self.options.take("checkpointLocation");
+        let named = self.partition_by.into_iter();
         let wanted = Wanted {
             mode,
-            partition_by: self.partition_by,
+            partition_by: named.map(|name| self.frame.spelled(name)).collect(),
             session: &session,
         };
         let sink = match self.target {

@@ -91,7 +91,7 @@ impl Operation {
     }
 }
 
-/// The function of an operation.
+/// The function of an operation, from left to right: of `a + b + c` one call, as a call within a call for each operator would nest deeper than plans can.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(crate) struct CheckedFunction {
     signature: Signature,
@@ -100,10 +100,39 @@ pub(crate) struct CheckedFunction {
 
 impl CheckedFunction {
     pub(crate) fn new(operation: Operation) -> Self {
-        let arguments = if operation == Operation::Negate { 1 } else { 2 };
+        let signature = match operation {
+            Operation::Negate => Signature::any(1, Volatility::Immutable),
+            _ => Signature::variadic_any(Volatility::Immutable),
+        };
         Self {
-            signature: Signature::any(arguments, Volatility::Immutable),
+            signature,
             operation,
+        }
+    }
+
+    fn wrong_arguments(&self) -> DataFusionError {
+        wrong(format!("{} has other arguments", self.name()))
+    }
+
+    /// The type of two arguments' result.
+    fn type_of(&self, left: &DataType, right: &DataType) -> Result<DataType> {
+        BinaryTypeCoercer::new(left, &self.operation.operator(), right).get_result_type()
+    }
+
+    fn computed(&self, left: &ColumnarValue, right: &ColumnarValue) -> Result<ColumnarValue> {
+        match self.operation {
+            Operation::Add => apply(left, right, add),
+            Operation::Subtract => apply(left, right, sub),
+            Operation::Multiply => apply(left, right, mul),
+            Operation::Divide => apply(left, right, |left, right| {
+                not_by_zero(left, right)?;
+                div(left, right)
+            }),
+            Operation::Remainder => apply(left, right, |left, right| {
+                not_by_zero(left, right)?;
+                rem(left, right)
+            }),
+            Operation::Negate => Err(self.wrong_arguments()),
         }
     }
 }
@@ -116,15 +145,11 @@ impl ScalarUDFImpl for CheckedFunction {
     /// That of the operator.
     fn schema_name(&self, arguments: &[Expr]) -> Result<String> {
         let operator = self.operation.operator();
-        match arguments {
-            [value] => Ok(format!("(- {})", value.schema_name())),
-            [left, right] => Ok(format!(
-                "{} {operator} {}",
-                left.schema_name(),
-                right.schema_name()
-            )),
-            _ => Err(wrong(format!("{} has other arguments", self.name()))),
+        if let [value] = arguments {
+            return Ok(format!("(- {})", value.schema_name()));
         }
+        let sides = arguments.iter().map(|side| side.schema_name().to_string());
+        Ok(sides.collect::<Vec<_>>().join(&format!(" {operator} ")))
     }
 
     fn signature(&self) -> &Signature {
@@ -132,13 +157,9 @@ impl ScalarUDFImpl for CheckedFunction {
     }
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        match types {
-            [value] => Ok(value.clone()),
-            [left, right] => {
-                BinaryTypeCoercer::new(left, &self.operation.operator(), right).get_result_type()
-            }
-            _ => Err(wrong(format!("{} has other arguments", self.name()))),
-        }
+        let (first, others) = types.split_first().ok_or_else(|| self.wrong_arguments())?;
+        let mut others = others.iter();
+        others.try_fold(first.clone(), |left, right| self.type_of(&left, right))
     }
 
     fn return_field_from_args(&self, arguments: ReturnFieldArgs<'_>) -> Result<FieldRef> {
@@ -155,24 +176,19 @@ impl ScalarUDFImpl for CheckedFunction {
             let none = new_empty_array(arguments.return_field.data_type());
             return Ok(ColumnarValue::Array(none));
         }
-        let computed = match (self.operation, arguments.args.as_slice()) {
-            (Operation::Negate, [value]) => negated(value),
-            (Operation::Add, [left, right]) => apply(left, right, add),
-            (Operation::Subtract, [left, right]) => apply(left, right, sub),
-            (Operation::Multiply, [left, right]) => apply(left, right, mul),
-            (Operation::Divide, [left, right]) => apply(left, right, |left, right| {
-                not_by_zero(left, right)?;
-                div(left, right)
-            }),
-            (Operation::Remainder, [left, right]) => apply(left, right, |left, right| {
-                not_by_zero(left, right)?;
-                rem(left, right)
-            }),
-            _ => Err(wrong(format!("{} has other arguments", self.name()))),
+        let (first, others) = match arguments.args.as_slice() {
+            [value] if self.operation == Operation::Negate => {
+                return negated(value).map_err(explained);
+            }
+            [first, others @ ..] if !others.is_empty() => (first, others),
+            _ => return Err(self.wrong_arguments()),
         };
-        let computed = computed.map_err(explained)?;
-        if let DataType::Decimal128(precision, _) = computed.data_type() {
-            within(&computed, precision, arguments.number_rows)?;
+        let mut computed = first.clone();
+        for right in others {
+            computed = self.computed(&computed, right).map_err(explained)?;
+            if let DataType::Decimal128(precision, _) = computed.data_type() {
+                within(&computed, precision, arguments.number_rows)?;
+            }
         }
         Ok(computed)
     }

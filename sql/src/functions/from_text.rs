@@ -28,6 +28,8 @@ use crate::texts::{
     times::{self, OwnZone},
 };
 
+pub(crate) const NAME: &str = "from_text";
+
 /// The function, in a session's zone.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(crate) struct FromTextFunction {
@@ -151,11 +153,7 @@ fn name(data_type: &DataType) -> String {
 
 impl ScalarUDFImpl for FromTextFunction {
     fn name(&self) -> &str {
-        if self.is_try {
-            "try_from_text"
-        } else {
-            "from_text"
-        }
+        if self.is_try { "try_from_text" } else { NAME }
     }
 
     fn schema_name(&self, arguments: &[Expr]) -> Result<String> {

@@ -112,6 +112,11 @@ pub(crate) fn is_fallible(name: &str) -> bool {
     name == list_item::NAME || operations.any(|operation| operation.name() == name)
 }
 
+/// The same, of casts of texts too.
+pub(crate) fn may_end_queries(name: &str) -> bool {
+    name == from_text::NAME || is_fallible(name)
+}
+
 /// A pattern of the query.
 pub(crate) fn regex_of(pattern: &str) -> Result<Regex> {
     Regex::new(pattern)

@@ -88,7 +88,11 @@ impl Ansi {
 
     fn value(&self, expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         let checked = expression.transform_up(|inside| self.checked(inside, schema))?;
-        if !may_fail(&checked.data)? {
+        let may_end = |inside: &Expr| match inside {
+            Expr::ScalarFunction(function) => functions::may_end_queries(function.name()),
+            _ => false,
+        };
+        if !checked.data.exists(|inside| Ok(may_end(inside)))? {
             return Ok(checked);
         }
         checked
@@ -113,9 +117,26 @@ impl Ansi {
         });
         let function = self.functions.iter().find(|(of, _)| *of == operation);
         match (is_for, function) {
-            (true, Some((_, function))) => Ok(Transformed::yes(function.call(arguments))),
+            (true, Some((_, function))) => {
+                let arguments = flattened(arguments, function);
+                Ok(Transformed::yes(function.call(arguments)))
+            }
             _ => Ok(Transformed::no(unchecked(operation, arguments))),
         }
+    }
+}
+
+/// The arguments, with those of the first in its place where that is a call of the same function of two or more.
+fn flattened(mut arguments: Vec<Expr>, function: &ScalarUDF) -> Vec<Expr> {
+    match arguments.first_mut() {
+        Some(Expr::ScalarFunction(first))
+            if first.name() == function.name() && first.args.len() > 1 =>
+        {
+            let mut all = std::mem::take(&mut first.args);
+            all.extend(arguments.into_iter().skip(1));
+            all
+        }
+        _ => arguments,
     }
 }
 
@@ -132,7 +153,7 @@ fn unchecked(operation: Operation, arguments: Vec<Expr>) -> Expr {
     }
 }
 
-/// Whether an expression calls a function that has no result for some values.
+/// Whether an expression computes what has no result for some values, casts aside: they may well say for which rows there is one.
 fn may_fail(expression: &Expr) -> Result<bool> {
     expression.exists(|inside| Ok(is_fallible(inside)))
 }
@@ -219,14 +240,13 @@ fn unless(decided: &Expr, expression: Expr, schema: &DFSchema) -> Result<Transfo
         let Expr::ScalarFunction(mut function) = inside else {
             return Ok(Transformed::no(inside));
         };
-        if !functions::is_fallible(function.name()) {
+        if !functions::may_end_queries(function.name()) {
             return Ok(Transformed::no(Expr::ScalarFunction(function)));
         }
-        if let Some(last) = function.args.pop() {
-            let none = null_of(&last.get_type(schema)?)?;
-            function
-                .args
-                .push(when(decided.clone(), none).otherwise(last)?);
+        // What begins with a null is null, whatever follows.
+        if let Some(first) = function.args.first_mut() {
+            let none = null_of(&first.get_type(schema)?)?;
+            *first = when(decided.clone(), none).otherwise(std::mem::take(first))?;
         }
         let guarded = Expr::ScalarFunction(function);
         Ok(Transformed::new(guarded, true, TreeNodeRecursion::Continue))

@@ -13,6 +13,7 @@ use datafusion::{
         execution_plan::replace_children_if_necessary,
         filter::FilterExec,
         limit::{GlobalLimitExec, LocalLimitExec},
+        placeholder_row::PlaceholderRowExec,
         projection::ProjectionExec,
         repartition::RepartitionExec,
         sorts::{sort::SortExec, sort_preserving_merge::SortPreservingMergeExec},
@@ -20,7 +21,10 @@ use datafusion::{
         unnest::UnnestExec,
     },
 };
-use datafusion_proto::bytes::physical_plan_to_bytes_with_extension_codec;
+use datafusion_proto::{
+    bytes::physical_plan_to_bytes_with_extension_codec, physical_plan::AsExecutionPlan,
+    protobuf::PhysicalPlanNode,
+};
 use millstream_common::ids::{OutputIndex, SourceId, StageId};
 use millstream_dataflow::plan::{
     Branch, Exchange, ExchangeRef, NamedSettings, OutputPlan, Plan, SourcePlan, StagePlan,
@@ -137,6 +141,14 @@ impl Draft {
     }
 }
 
+/// The engine leaves out sources of which no row could count.
+pub(crate) fn reads_nothing() -> Error {
+    Error::refused(
+        "a condition that is never true leaves out all rows, so nothing would be read",
+        "correct the condition",
+    )
+}
+
 fn union_with_aggregate() -> Error {
     Error::refused(
         "a union with an aggregate is not supported here",
@@ -200,6 +212,9 @@ impl Cutter {
             || node.is::<UnnestExec>()
             || node.is::<EmptyExec>()
             || matches!(node.name(), "CoalesceBatchesExec" | "CooperativeExec");
+        if node.is::<PlaceholderRowExec>() {
+            return Err(reads_nothing());
+        }
         if !may_stay {
             return Err(Error::refused(
                 format!("{} is not supported here", node.name()),
@@ -410,14 +425,20 @@ impl Cutter {
 
 fn bytes_of(plan: Arc<dyn ExecutionPlan>) -> Result<Vec<u8>, Error> {
     let bytes = physical_plan_to_bytes_with_extension_codec(plan, &InputCodec::default())?;
+    // What is nested deeper than they may be can't be read by executors: said here, not by the first batch.
+    PhysicalPlanNode::try_decode(&bytes).map_err(|_| {
+        Error::refused(
+            "the query, or an expression of it, is nested too deeply to travel to executors",
+            "write it with fewer operators within each other, or with a function of your own",
+        )
+    })?;
     Ok(bytes.to_vec())
 }
 
-/// What of an aggregate a checkpoint depends on.
+/// What of an aggregate a checkpoint depends on: what is computed, and of which types. The engine's names of columns depend on the tables that they pass through.
 fn settings(origin: &Origin, schema: &SchemaRef, group_columns: usize) -> serde_json::Value {
     let fields = schema.fields().iter();
-    let typed = fields.map(|field| format!("{} {}", field.name(), field.data_type()));
-    let mut keys: Vec<String> = typed.collect();
+    let mut keys: Vec<String> = fields.map(|field| field.data_type().to_string()).collect();
     let state = keys.split_off(group_columns);
     json!({
         "keys": keys,

@@ -48,7 +48,7 @@ impl PhysicalOptimizerRule for FallibleLast {
 fn may_fail(expression: &Arc<dyn PhysicalExpr>) -> Result<bool> {
     expression.exists(|inside| {
         let function = inside.downcast_ref::<ScalarFunctionExpr>();
-        Ok(function.is_some_and(|function| functions::is_fallible(function.fun().name())))
+        Ok(function.is_some_and(|function| functions::may_end_queries(function.fun().name())))
     })
 }
 

@@ -38,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{NewQuery, Progress, executor_programs, wait};
-use crate::{error::Error, program::SessionPrograms, udf::Registry};
+use crate::{error::Error, plan::cut, program::SessionPrograms, udf::Registry};
 
 /// Threads for IO; they don't compute.
 const IO_THREADS: usize = 2;
@@ -229,6 +229,9 @@ impl Host {
             .or_else(|| config.get(keys::PARALLELISM))
             .unwrap_or_else(|| self.options.master.default_parallelism());
         let stages = (query.cut)(parallelism)?;
+        if stages.sources.is_empty() && !query.is_passing {
+            return Err(cut::reads_nothing());
+        }
         let keeps_state = |stage: &StagePlan| !stage.stateful.is_empty();
         if checkpoint.folder.is_none() && stages.program.plan.stages.iter().any(keeps_state) {
             return Err(Error::refused(

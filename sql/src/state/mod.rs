@@ -47,13 +47,11 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Rows of columns of the same names and types; what else is said of a column, such as whether it holds event times, may change from run to run. Other
+    /// Rows of columns of the same types; what else is said of a column, such as its name or whether it holds event times, may change from run to run. Other
     /// rows are given back.
     fn laid_out(&self, rows: RecordBatch) -> Result<RecordBatch, RecordBatch> {
-        let is_alike = |(ours, theirs): (&Field, &Field)| {
-            let same_type = ours.data_type().equals_datatype(theirs.data_type());
-            ours.name() == theirs.name() && same_type
-        };
+        let is_alike =
+            |(ours, theirs): (&Field, &Field)| ours.data_type().equals_datatype(theirs.data_type());
         let known = rows.schema();
         let ours = self.schema.fields().iter().map(AsRef::as_ref);
         let theirs = known.fields().iter().map(AsRef::as_ref);

@@ -108,6 +108,22 @@ fn what_no_row_gets_to_ends_nothing() {
             vec!["true", "true", "NULL"],
         ),
         (
+            "SELECT a FROM t WHERE t <> 'Hello' AND CAST(regexp_replace(t, 'aXbXc', '5') AS INT) = 5",
+            vec!["-2147483648"],
+        ),
+        (
+            "SELECT x FROM (SELECT CAST(regexp_replace(t, 'aXbXc', '5') AS INT) AS x, t FROM t) AS u WHERE t <> 'Hello' AND x > 4",
+            vec!["5"],
+        ),
+        (
+            "SELECT t <> 'Hello' AND CAST(regexp_replace(t, 'aXbXc', '5') AS INT) = 5 AS x FROM t",
+            vec!["false", "true", "NULL"],
+        ),
+        (
+            "SELECT b <> 2 AND n + n + n > 0 AS x FROM t",
+            vec!["false", "true", "NULL"],
+        ),
+        (
             "SELECT CASE WHEN b <> 0 THEN a / b ELSE 0 END AS x FROM t",
             vec!["3.5", "0.0", "0.0"],
         ),
@@ -127,6 +143,28 @@ fn what_no_row_gets_to_ends_nothing() {
     ] {
         assert_eq!(column(&fixture, sql), expected, "{sql}");
     }
+    fixture.session.stop().unwrap();
+}
+
+#[test]
+fn many_operators_are_computed_from_left_to_right() {
+    let fixture = in_zone("UTC");
+    let long = |side: &str| format!("SELECT b{} AS x FROM t WHERE b = 2", side.repeat(60));
+    for (sql, expected) in [
+        (long(" + b"), "122"),
+        (long(" - b"), "-118"),
+        (long(" * b").replace("SELECT b", "SELECT n * 0"), "0"),
+        (
+            "SELECT 100 / b / b / b AS x FROM t WHERE b = 2".to_owned(),
+            "12.5",
+        ),
+        ("SELECT n % 10 % 4 AS x FROM t WHERE b = 2".to_owned(), "3"),
+    ] {
+        assert_eq!(column(&fixture, &sql), [expected], "{sql}");
+    }
+    let sql = "SELECT n - n - 1 + n + 1 + 1 AS x FROM t WHERE b = 2";
+    let error = computed(&fixture, sql).unwrap_err().to_string();
+    assert!(error.contains("overflow"), "{error}");
     fixture.session.stop().unwrap();
 }
 

@@ -1,6 +1,6 @@
 //! What of a query may change from one run to the next, and what is refused with both.
 
-use super::{FIRST, Fixture, SECOND, rows};
+use super::{FIRST, Fixture, SCHEMA, SECOND, rows};
 use crate::{
     DataFrame, Error, OutputMode, Result, StreamingQuery, Trigger, col, count, lit, sum, window,
     window_sliding,
@@ -94,6 +94,54 @@ fn other_windows_are_refused() {
     query.unwrap().process_all_available().unwrap();
     assert_eq!(fixture.newest_given()[0][1], "2");
     fixture.session.stop().unwrap();
+}
+
+#[test]
+fn a_folder_is_the_same_however_it_is_written() {
+    let of = |begin: &'static str, end: &'static str| {
+        move |fixture: &Fixture| {
+            let folder = format!("{begin}{}{end}", fixture.input().display());
+            let reader = fixture.session.read_stream().schema(SCHEMA);
+            reader.csv(&folder)?.group_by(["job"])?.count()
+        }
+    };
+    for (begin, end) in [("", "/"), ("file://", ""), ("file:", "/.")] {
+        let (fixture, query) = changed(&[FIRST, SECOND], of("", ""), of(begin, end));
+        query.unwrap().process_all_available().unwrap();
+        let clerks = fixture.newest_given().into_iter();
+        let clerks: Vec<_> = clerks.filter(|row| row[0] == "clerk").collect();
+        assert_eq!(clerks, rows(&[&["clerk", "3"]]), "{begin}..{end}");
+        fixture.session.stop().unwrap();
+    }
+}
+
+#[test]
+fn other_names_on_the_way_change_nothing() {
+    let of = |name: &'static str, sql: &'static str| {
+        move |fixture: &Fixture| {
+            fixture.rows().create_or_replace_temp_view(name)?;
+            fixture.session.sql(sql)
+        }
+    };
+    let was = of("t", "SELECT job, sum(id) AS s FROM t GROUP BY job");
+    for (name, sql) in [
+        ("u", "SELECT job, sum(id) AS s FROM u GROUP BY job"),
+        (
+            "t",
+            "SELECT k, sum(x.n) AS s FROM (SELECT job AS k, id AS n FROM t) AS x GROUP BY k",
+        ),
+        (
+            "t",
+            "WITH few AS (SELECT * FROM t WHERE id < 100) SELECT job, sum(id) AS s FROM few GROUP BY job",
+        ),
+    ] {
+        let (fixture, query) = changed(&[FIRST, SECOND], &was, of(name, sql));
+        query.unwrap().process_all_available().unwrap();
+        let clerks = fixture.newest_given().into_iter();
+        let clerks: Vec<_> = clerks.filter(|row| row[0] == "clerk").collect();
+        assert_eq!(clerks, rows(&[&["clerk", "8"]]), "{sql}");
+        fixture.session.stop().unwrap();
+    }
 }
 
 #[test]

@@ -47,6 +47,17 @@ fn files_that_readers_took_away_are_not_missed() {
 }
 
 #[test]
+fn folders_are_named_by_columns_in_any_case() {
+    let fixture = Fixture::new();
+    fixture.put("1", "1,bob,clerk,2\n");
+    let query = write_files(&fixture, &fixture.rows(), &["NAME"]).unwrap();
+    query.await_termination().unwrap();
+    let folders = files(&fixture);
+    assert_eq!(folders, [fixture.folder.path().join("out/name=bob")]);
+    fixture.session.stop().unwrap();
+}
+
+#[test]
 fn a_folder_that_cannot_be_made_is_told_before_its_batch_commits() {
     let fixture = Fixture::new();
     let long = "\u{e9}".repeat(130);

@@ -170,6 +170,32 @@ fn what_is_refused_over_what_does_not_grow_speaks_of_no_stream() {
 }
 
 #[test]
+fn what_executors_could_not_read_is_refused_and_so_is_what_reads_nothing() {
+    let fixture = Fixture::new();
+    fixture.rows().create_or_replace_temp_view("t").unwrap();
+    let deep = format!("SELECT id{} AS x FROM t", " + id - id".repeat(30));
+    for (text, mode, rule) in [
+        (deep.as_str(), OutputMode::Append, "nested too deeply"),
+        (
+            "SELECT * FROM t WHERE 1 = 0",
+            OutputMode::Append,
+            "never true",
+        ),
+        (
+            "SELECT count(*) FROM t WHERE 1 = 0",
+            OutputMode::Complete,
+            "never true",
+        ),
+    ] {
+        let frame = fixture.session.sql(text).unwrap();
+        let writer = frame.write_stream().format("noop").output_mode(mode);
+        let error = refused(writer.start());
+        assert!(error.contains(rule), "{text}: {error}");
+    }
+    fixture.session.stop().unwrap();
+}
+
+#[test]
 fn an_interval_of_batches_is_refused_wherever_it_is_set() {
     let file = "[batch]\ninterval = \"5s\"\n";
     let builder = || Config::builder().conf("http.enabled", false);

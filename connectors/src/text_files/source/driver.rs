@@ -196,31 +196,55 @@ impl TextFileDriver {
             self.waiting = unseen.collect();
             self.was_listed = true;
         }
-        let count = limit.min(self.waiting.len());
-        let files: Vec<NewFile> = self.waiting.drain(..count).collect();
         if !left_over {
-            return Ok(files);
+            let count = limit.min(self.waiting.len());
+            return Ok(self.waiting.drain(..count).collect());
         }
-        // They were found a while ago.
-        let refreshing = tokio::task::spawn_blocking(move || refresh(files));
         let deadline = self.clock.now().after(self.settings.listing_timeout);
+        loop {
+            let count = limit.min(self.waiting.len());
+            let files: Vec<NewFile> = self.waiting.drain(..count).collect();
+            let files = self.refreshed(files, deadline).await?;
+            // That nothing is planned says that nothing is left, by which a query may end.
+            if !files.is_empty() || self.waiting.is_empty() {
+                return Ok(files);
+            }
+        }
+    }
+
+    /// Those of these files that are still there, as they are now: they were found a while ago.
+    async fn refreshed(
+        &mut self,
+        files: Vec<NewFile>,
+        deadline: Tick,
+    ) -> Result<Vec<NewFile>, Failure> {
+        let refreshing = tokio::task::spawn_blocking(move || refresh(files));
         let refreshed = tokio::select! {
             biased;
             refreshed = refreshing => refreshed,
             () = self.clock.until(deadline) => {
-                // They are found again.
-                self.waiting.clear();
+                self.find_again();
                 return Err(self.slow());
             }
         };
         match refreshed {
             Ok(Ok(files)) => Ok(files),
             Ok(Err(error)) => {
+                self.find_again();
                 let message = format!("new files of {} can't be read", self.settings.directory);
                 Err(Failure::caused_by(FailureKind::Io, message, &error).with_code("files.listing"))
             }
-            Err(error) => Err(broken(&self.settings.directory, &error)),
+            Err(error) => {
+                self.find_again();
+                Err(broken(&self.settings.directory, &error))
+            }
         }
+    }
+
+    /// Gives up what was found, so that the next call lists anew, also where one listing was to be all.
+    fn find_again(&mut self) {
+        self.waiting.clear();
+        self.was_listed = false;
     }
 
     /// Without what came before, files would be read again.

@@ -108,6 +108,52 @@ async fn existing_files_are_read_when_asked_for_and_limits_hold() {
 }
 
 #[tokio::test]
+async fn nothing_is_planned_only_when_nothing_is_left() {
+    let mut fixture = Fixture::new();
+    fixture.settings.existing_files = true;
+    fixture.settings.only_present = true;
+    fixture.settings.max_files_per_batch = Some(1);
+    for (age, name) in ["a", "b", "c", "d"].iter().enumerate() {
+        fixture.put(name, "x\n");
+        fixture.touch(name, age as u64 + 1);
+    }
+    let mut driver = fixture.driver();
+    driver.start().await.unwrap();
+    assert_eq!(names(&driver.plan(request(0)).await.unwrap()), ["a"]);
+    // Found already, and gone before they are taken.
+    for name in ["b", "c"] {
+        fs::remove_file(fixture.folder.path().join(name)).unwrap();
+    }
+    assert_eq!(names(&driver.plan(request(1)).await.unwrap()), ["d"]);
+    assert!(driver.plan(request(2)).await.unwrap().splits.is_empty());
+}
+
+#[tokio::test]
+async fn files_that_could_not_be_looked_at_are_found_again() {
+    let mut fixture = Fixture::new();
+    fixture.settings.existing_files = true;
+    fixture.settings.only_present = true;
+    fixture.settings.max_files_per_batch = Some(1);
+    for (age, name) in ["a", "b"].iter().enumerate() {
+        fixture.put(name, "x\n");
+        fixture.touch(name, age as u64 + 1);
+    }
+    let mut driver = fixture.driver();
+    driver.start().await.unwrap();
+    assert_eq!(names(&driver.plan(request(0)).await.unwrap()), ["a"]);
+    let folder = fixture.folder.path().to_owned();
+    let away = folder.with_extension("away");
+    fs::rename(&folder, &away).unwrap();
+    fs::write(&folder, "no folder").unwrap();
+    let failure = driver.plan(request(1)).await.unwrap_err();
+    assert_eq!(failure.code, "files.listing");
+    fs::remove_file(&folder).unwrap();
+    fs::rename(&away, &folder).unwrap();
+    assert_eq!(names(&driver.plan(request(1)).await.unwrap()), ["b"]);
+    assert!(driver.plan(request(2)).await.unwrap().splits.is_empty());
+}
+
+#[tokio::test]
 async fn a_file_that_changes_after_it_was_taken_is_reported_once_and_not_read() {
     let fixture = Fixture::new();
     let mut driver = fixture.driver();
