@@ -39,6 +39,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const FIRST_CONTACT: Duration = Duration::from_secs(15);
 /// How long the machine's or container's role may take to give credentials.
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an executor that registers waits for the store to say no.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How much of an object is read by one request: each has a time limit, whatever the object's length.
+const PIECE: u64 = 8 << 20;
 /// A single failure is not spoken of, nor is one that is over at once.
 const FAILURES_SAID: u32 = 3;
 
@@ -205,11 +209,31 @@ impl Bucket {
         listed.map(drop).ok_or_else(|| self.absent("list", folder))
     }
 
+    /// Whether the store would take this process's requests: its credentials and its clock. One request finds out; a store that doesn't answer it may
+    /// be away, which is no refusal.
+    ///
+    /// # Errors
+    /// What is missing, and the way out.
+    pub async fn check_access(&self, folder: &str) -> Result<(), Error> {
+        self.check_credentials().await?;
+        let shared = &self.shared;
+        let prefix = path(folder)?;
+        let deadline = shared.clock.now().after(REFUSAL_TIMEOUT);
+        let listing = shared.backend.list_with_delimiter(Some(&prefix));
+        let Some(Err(error)) = within(shared.clock.until(deadline), listing).await else {
+            return Ok(());
+        };
+        match meaning(&error) {
+            Answer::Final(why) => Err(self.refused("list", folder, why)),
+            Answer::Absent | Answer::Taken | Answer::Passing(_) => Ok(()),
+        }
+    }
+
     /// Whether there are credentials. Every request asks that first, until there were some: without, the wait for an answer would be in vain.
     ///
     /// # Errors
     /// When there are none.
-    pub async fn check_credentials(&self) -> Result<(), Error> {
+    async fn check_credentials(&self) -> Result<(), Error> {
         let asking = self
             .shared
             .credentials
@@ -264,22 +288,26 @@ impl Bucket {
     /// # Errors
     /// As [`get`](Self::get).
     pub async fn digest(&self, key: &str) -> Result<Option<(u64, u64)>, Error> {
+        let Some(length) = self.length(key).await? else {
+            return Ok(None);
+        };
         let path = path(key)?;
-        self.waiting("read", key)
-            .until_answered(|| self.digest_once(&path))
-            .await
-    }
-
-    async fn digest_once(&self, path: &Path) -> Result<(u64, u64), ClientError> {
-        let mut pieces = self.shared.backend.get(path).await?.into_stream();
+        let backend = &self.shared.backend;
         let mut hash = Box::<Xxh3>::default();
-        let mut length = 0;
-        while let Some(piece) = next(&mut pieces).await {
-            let piece = piece?;
+        let mut read = 0;
+        while read < length {
+            let range = read..length.min(read + PIECE);
+            let piece = self
+                .waiting("read", key)
+                .until_answered(|| backend.get_range(&path, range.clone()))
+                .await?;
+            let Some(piece) = piece else {
+                return Ok(None);
+            };
             hash.update(&piece);
-            length += piece.len() as u64;
+            read = range.end;
         }
-        Ok((length, hash.digest()))
+        Ok(Some((length, hash.digest())))
     }
 
     /// Keys and lengths of all objects below a folder, which ends in no slash.
