@@ -39,8 +39,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const FIRST_CONTACT: Duration = Duration::from_secs(15);
 /// How long the machine's or container's role may take to give credentials.
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an executor that registers waits for the store to say no.
-const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an executor that registers waits for the store to say no. A driver that hears nothing of it for longer drops its registration.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// How much of an object is read by one request: each has a time limit, whatever the object's length.
 const PIECE: u64 = 8 << 20;
 /// A single failure is not spoken of, nor is one that is over at once.
@@ -101,6 +101,8 @@ struct Shared {
     away: Away,
     /// Filled once there were credentials. That a machine's role can't be asked for new ones later passes.
     credentials: OnceCell<()>,
+    /// Filled once the store was asked whether it refuses this process, so that many outputs don't each wait for one that is away.
+    access: OnceCell<()>,
     /// What distinguishes it from other clients of the process.
     identity: String,
 }
@@ -152,6 +154,7 @@ impl Bucket {
             clock,
             retry_timeout: settings.retry_timeout,
             credentials: OnceCell::new(),
+            access: OnceCell::new(),
             identity: identity.clone(),
         });
         OPEN.lock().insert(identity, Arc::downgrade(&shared));
@@ -184,6 +187,7 @@ impl Bucket {
                 clock,
                 retry_timeout,
                 credentials: OnceCell::new(),
+                access: OnceCell::new(),
                 identity: String::new(),
             }),
         }
@@ -216,6 +220,14 @@ impl Bucket {
     /// What is missing, and the way out.
     pub async fn check_access(&self, folder: &str) -> Result<(), Error> {
         self.check_credentials().await?;
+        let asking = self
+            .shared
+            .access
+            .get_or_try_init(|| self.ask_for_access(folder));
+        asking.await.copied()
+    }
+
+    async fn ask_for_access(&self, folder: &str) -> Result<(), Error> {
         let shared = &self.shared;
         let prefix = path(folder)?;
         let deadline = shared.clock.now().after(REFUSAL_TIMEOUT);
