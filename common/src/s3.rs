@@ -33,6 +33,8 @@ use crate::{
 pub const ENABLED: bool = cfg!(feature = "s3");
 
 const SCHEME: &str = "s3://";
+/// A path that begins with it is a slip: nobody calls a folder so.
+const MEANT: &str = "s3:";
 const MAX_KEY_BYTES: usize = 512;
 
 /// A location such as `s3://bucket/prefix`.
@@ -43,10 +45,9 @@ pub struct Url {
 }
 
 impl Url {
-    /// Whether a location is meant to be one of an object store.
+    /// Whether a location is meant to be one of an object store, even if it can't be: `s3:/bucket` is no folder `s3:`.
     pub fn is_meant_by(location: &str) -> bool {
-        let start = location.get(..SCHEME.len());
-        start.is_some_and(|start| start.eq_ignore_ascii_case(SCHEME))
+        begins_with(location, MEANT)
     }
 
     /// Understands `s3://bucket/prefix`. A slash at the end is dropped; the prefix may be empty.
@@ -60,8 +61,8 @@ impl Url {
                 reason,
             })
         };
-        if !Self::is_meant_by(location) {
-            return refused("it doesn't begin with s3://");
+        if !begins_with(location, SCHEME) {
+            return refused("it doesn't begin with s3://, as in s3://bucket/prefix");
         }
         let rest = &location[SCHEME.len()..];
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
@@ -107,6 +108,11 @@ impl Url {
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
+}
+
+fn begins_with(location: &str, wanted: &str) -> bool {
+    let start = location.get(..wanted.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(wanted))
 }
 
 impl fmt::Display for Url {
@@ -326,6 +332,7 @@ mod tests {
             "s3://user@bucket/a",
             "gs://bucket/a",
             "s3:bucket",
+            "s3:/bucket/a",
         ] {
             let error = Url::parse(location).unwrap_err();
             assert!(error.to_string().contains(location), "{error}");

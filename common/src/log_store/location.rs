@@ -21,6 +21,9 @@ pub fn parse_location(location: &str) -> Result<Location, Error> {
         location: location.to_owned(),
         reason,
     };
+    if s3::Url::is_meant_by(location) {
+        return Ok(Location::S3(s3::Url::parse(location)?));
+    }
     let path = match scheme_of(location) {
         None => location,
         Some(scheme) if scheme.eq_ignore_ascii_case("file") => {
@@ -33,9 +36,6 @@ pub fn parse_location(location: &str) -> Result<Location, Error> {
                 ));
             }
             path
-        }
-        Some(scheme) if scheme.eq_ignore_ascii_case("s3") => {
-            return Ok(Location::S3(s3::Url::parse(location)?));
         }
         Some(scheme) => {
             let (location, scheme) = (location.to_owned(), scheme.to_owned());
@@ -91,8 +91,11 @@ mod tests {
             parse_location("s3://bucket/key").unwrap(),
             Location::S3(url)
         );
-        let error = parse_location("s3://b").unwrap_err();
-        assert!(matches!(error, Error::ObjectStore(_)), "{error}");
+        // One of one slash would be a folder of this machine alone.
+        for slip in ["s3://b", "s3:/bucket/key", "S3:bucket"] {
+            let error = parse_location(slip).unwrap_err();
+            assert!(matches!(error, Error::ObjectStore(_)), "{error}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! The client's own retries are off, so that a put whose outcome isn't known is seen as such by who can read it back.
 
+mod checks;
 #[cfg(test)]
 mod tests;
 
@@ -27,18 +28,16 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::{
     Error, Settings, Url,
-    answers::{Answer, Meaning, meaning, said},
+    answers::{Answer, Meaning, meaning},
     away::Away,
     client::client,
 };
-use crate::time::{Clock, Tick, Timer};
+use crate::time::{Clock, Tick};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// A store that never answered yet is not waited for longer than this: its address may be wrong.
-const FIRST_CONTACT: Duration = Duration::from_secs(15);
-/// How long the machine's or container's role may take to give credentials.
-const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How much of an object is read by one request: each has a time limit, whatever the object's length.
+const PIECE: u64 = 8 << 20;
 /// A single failure is not spoken of, nor is one that is over at once.
 const FAILURES_SAID: u32 = 3;
 
@@ -97,6 +96,8 @@ struct Shared {
     away: Away,
     /// Filled once there were credentials. That a machine's role can't be asked for new ones later passes.
     credentials: OnceCell<()>,
+    /// Filled once the store was asked whether it refuses this process, so that many outputs don't each wait for one that is away.
+    access: OnceCell<()>,
     /// What distinguishes it from other clients of the process.
     identity: String,
 }
@@ -148,6 +149,7 @@ impl Bucket {
             clock,
             retry_timeout: settings.retry_timeout,
             credentials: OnceCell::new(),
+            access: OnceCell::new(),
             identity: identity.clone(),
         });
         OPEN.lock().insert(identity, Arc::downgrade(&shared));
@@ -180,6 +182,7 @@ impl Bucket {
                 clock,
                 retry_timeout,
                 credentials: OnceCell::new(),
+                access: OnceCell::new(),
                 identity: String::new(),
             }),
         }
@@ -188,48 +191,6 @@ impl Bucket {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.shared.name
-    }
-
-    /// Whether there are credentials, and a bucket that they may list. A store that doesn't answer is not waited for as long as later.
-    ///
-    /// # Errors
-    /// What is missing, and the way out.
-    pub async fn check(&self, folder: &str) -> Result<(), Error> {
-        let shared = &self.shared;
-        let mut waiting = self.waiting("list", folder);
-        waiting.patience = waiting.patience.min(FIRST_CONTACT);
-        let prefix = path(folder)?;
-        let listed = waiting
-            .until_answered(|| shared.backend.list_with_delimiter(Some(&prefix)))
-            .await?;
-        listed.map(drop).ok_or_else(|| self.absent("list", folder))
-    }
-
-    /// Whether there are credentials. Every request asks that first, until there were some: without, the wait for an answer would be in vain.
-    ///
-    /// # Errors
-    /// When there are none.
-    pub async fn check_credentials(&self) -> Result<(), Error> {
-        let asking = self
-            .shared
-            .credentials
-            .get_or_try_init(|| self.ask_for_credentials());
-        asking.await.copied()
-    }
-
-    async fn ask_for_credentials(&self) -> Result<(), Error> {
-        let shared = &self.shared;
-        let deadline = shared.clock.now().after(CREDENTIALS_TIMEOUT);
-        let found = within(shared.clock.until(deadline), shared.backend.credentials()).await;
-        let detail = match found {
-            Some(Ok(())) => return Ok(()),
-            Some(Err(error)) => said(&error),
-            None => "there are none in the environment, and this machine has no role".to_owned(),
-        };
-        Err(Error::Credentials {
-            location: format!("s3://{}", shared.name),
-            detail,
-        })
     }
 
     /// What an object holds, if it is there.
@@ -264,22 +225,26 @@ impl Bucket {
     /// # Errors
     /// As [`get`](Self::get).
     pub async fn digest(&self, key: &str) -> Result<Option<(u64, u64)>, Error> {
+        let Some(length) = self.length(key).await? else {
+            return Ok(None);
+        };
         let path = path(key)?;
-        self.waiting("read", key)
-            .until_answered(|| self.digest_once(&path))
-            .await
-    }
-
-    async fn digest_once(&self, path: &Path) -> Result<(u64, u64), ClientError> {
-        let mut pieces = self.shared.backend.get(path).await?.into_stream();
+        let backend = &self.shared.backend;
         let mut hash = Box::<Xxh3>::default();
-        let mut length = 0;
-        while let Some(piece) = next(&mut pieces).await {
-            let piece = piece?;
+        let mut read = 0;
+        while read < length {
+            let range = read..length.min(read + PIECE);
+            let piece = self
+                .waiting("read", key)
+                .until_answered(|| backend.get_range(&path, range.clone()))
+                .await?;
+            let Some(piece) = piece else {
+                return Ok(None);
+            };
             hash.update(&piece);
-            length += piece.len() as u64;
+            read = range.end;
         }
-        Ok((length, hash.digest()))
+        Ok(Some((length, hash.digest())))
     }
 
     /// Keys and lengths of all objects below a folder, which ends in no slash.
@@ -539,14 +504,6 @@ fn path(key: &str) -> Result<Path, Error> {
         location: key.to_owned(),
         reason: "no object can have this key",
     })
-}
-
-/// What a future gives before the timer is due.
-async fn within<T>(timer: Timer, work: impl Future<Output = T>) -> Option<T> {
-    tokio::select! {
-        value = work => Some(value),
-        () = timer => None,
-    }
 }
 
 /// The next item of a stream.

@@ -5,16 +5,16 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
 use async_trait::async_trait;
 use futures::{StreamExt, stream::BoxStream};
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartId, MultipartUpload,
-    ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult,
-    Result,
+    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartId,
+    MultipartUpload, ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload,
+    PutResult, Result,
     memory::InMemory,
     multipart::{MultipartStore, PartId},
     path::Path,
@@ -38,6 +38,8 @@ pub(crate) enum Fault {
     NoSuchPage,
     /// 404 of the store.
     NoSuchKey,
+    /// 403: the clock is off.
+    Skewed,
 }
 
 #[derive(Debug)]
@@ -48,6 +50,7 @@ pub(crate) struct Fake {
     always: Mutex<Option<Fault>>,
     overwrites: AtomicBool,
     lacks_credentials: AtomicBool,
+    longest_answer: AtomicU64,
 }
 
 impl Fake {
@@ -59,6 +62,7 @@ impl Fake {
             always: Mutex::default(),
             overwrites: AtomicBool::new(false),
             lacks_credentials: AtomicBool::new(false),
+            longest_answer: AtomicU64::new(u64::MAX),
         })
     }
 
@@ -82,6 +86,11 @@ impl Fake {
         self.lacks_credentials.store(lacks, Ordering::Release);
     }
 
+    /// Breaks off answers that hold more than so many bytes.
+    pub(crate) fn answers_end_after(&self, bytes: u64) {
+        self.longest_answer.store(bytes, Ordering::Release);
+    }
+
     /// Puts that arrived or should have.
     pub(crate) fn puts(&self) -> usize {
         self.puts.load(Ordering::Acquire)
@@ -101,6 +110,7 @@ fn error_of(fault: Fault) -> Error {
         Fault::Busy => "Server returned non-2xx status code: 503 Service Unavailable: ",
         Fault::NoSuchPage => return not_found("404 page not found"),
         Fault::NoSuchKey => return not_found("<Error><Code>NoSuchKey</Code></Error>"),
+        Fault::Skewed => "<Error><Code>RequestTimeTooSkewed</Code></Error>",
         Fault::ConflictWithNothing => {
             return Error::AlreadyExists {
                 path: "k".to_owned(),
@@ -170,7 +180,12 @@ impl ObjectStore for Fake {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         self.check()?;
-        self.inner.get_opts(location, options).await
+        let mut found = self.inner.get_opts(location, options).await?;
+        if found.range.end - found.range.start > self.longest_answer.load(Ordering::Acquire) {
+            let broken = futures::stream::once(async { Err(error_of(Fault::LoseAnswer)) });
+            found.payload = GetResultPayload::Stream(broken.boxed());
+        }
+        Ok(found)
     }
 
     fn delete_stream(

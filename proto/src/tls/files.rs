@@ -174,12 +174,21 @@ fn read_certificates(key: &'static str, path: &str) -> Result<Vec<CertificateDer
     };
     let mut certificates = Vec::new();
     for certificate in CertificateDer::pem_slice_iter(&text) {
-        certificates.push(certificate.map_err(|error| not_pem(format!(": {error}")))?);
+        certificates.push(certificate.map_err(|error| not_pem(problem_of(&error)))?);
     }
     if certificates.is_empty() {
         return Err(not_pem(String::new()));
     }
     Ok(certificates)
+}
+
+/// What is wrong with a file, with its colon. The parser's own words show bytes as numbers.
+fn problem_of(error: &pem::Error) -> String {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => ": it breaks off before its end".to_owned(),
+        pem::Error::IllegalSectionStart { .. } => ": the line that begins it is damaged".to_owned(),
+        error => format!(": {error}"),
+    }
 }
 
 /// One authority, or several while one replaces the other.

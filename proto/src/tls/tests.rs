@@ -390,6 +390,8 @@ fn files_that_everyone_would_refuse_are_refused_at_the_start() {
     fs::copy(theirs.path("node.pem"), ours.path("stranger.pem")).expect("copied");
     fs::copy(theirs.path("node.key"), ours.path("stranger.key")).expect("copied");
     fs::write(ours.path("empty.pem"), "").expect("written");
+    let whole = fs::read_to_string(ours.path("node.pem")).expect("read");
+    fs::write(ours.path("half.pem"), &whole[..whole.len() / 2]).expect("written");
     fs::write(ours.path("folder.key"), "no key").expect("written");
     for (certificate, key, texts) in [
         (
@@ -427,6 +429,15 @@ fn files_that_everyone_would_refuse_are_refused_at_the_start() {
             "node.pem",
             "folder.key",
             ["tls.key", "folder.key", "holds no private key"],
+        ),
+        (
+            "half.pem",
+            "node.key",
+            [
+                "tls.cert",
+                "half.pem",
+                "in PEM: it breaks off before its end",
+            ],
         ),
         // The key in the place of the certificate.
         (

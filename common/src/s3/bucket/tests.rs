@@ -63,7 +63,7 @@ async fn without_credentials_nothing_is_waited_for() {
         bucket.try_create("a", bytes.clone()).await.unwrap_err(),
         bucket.list("a").await.unwrap_err(),
         bucket.check("a").await.unwrap_err(),
-        bucket.check_credentials().await.unwrap_err(),
+        bucket.check_access("a").await.unwrap_err(),
     ];
     for error in errors {
         assert!(matches!(error, Error::Credentials { .. }), "{error}");
@@ -75,4 +75,29 @@ async fn without_credentials_nothing_is_waited_for() {
     bucket.put("a", bytes.clone()).await.unwrap();
     fake.lack_credentials(true);
     bucket.put("a", bytes).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refusal_is_known_before_there_is_work() {
+    let fake = Fake::new();
+    let bucket = bucket(&fake, Duration::from_secs(600));
+    fake.always(Some(Fault::Skewed));
+    let error = bucket.check_access("a").await.unwrap_err();
+    assert!(matches!(error, Error::Clock { .. }), "{error}");
+    // A store that is away is waited for by who has work.
+    fake.always(Some(Fault::Busy));
+    bucket.check_access("a").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_large_object_is_read_in_pieces() {
+    let fake = Fake::new();
+    let bucket = bucket(&fake, Duration::from_millis(300));
+    let bytes = Bytes::from_iter((0..PIECE * 2 + 7).map(|at| at.to_le_bytes()[0]));
+    bucket.put("a", bytes.clone()).await.unwrap();
+    // Longer answers take more time than a request has.
+    fake.answers_end_after(PIECE);
+    let whole = (bytes.len() as u64, xxhash_rust::xxh3::xxh3_64(&bytes));
+    assert_eq!(bucket.digest("a").await.unwrap(), Some(whole));
+    assert_eq!(bucket.digest("b").await.unwrap(), None);
 }

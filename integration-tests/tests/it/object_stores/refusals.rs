@@ -1,6 +1,9 @@
 //! Stores, credentials and settings that can't work: refused before the first batch, with the way out.
 
-use std::sync::Mutex;
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
+};
 
 use millstream_integration_tests::{
     cluster::Application,
@@ -54,8 +57,41 @@ fn an_executor_without_credentials_ends_before_it_gets_work() {
         "every executor",
     ];
     assert_ends(&executor, 1, &texts);
+    let wrong = application
+        .clone()
+        .env("AWS_SECRET_ACCESS_KEY", "guessed-password");
+    let executor = wrong.start_executor().unwrap();
+    let texts = ["the executor could not start", "SignatureDoesNotMatch"];
+    assert_ends(&executor, 1, &texts);
     cluster.add_executor().unwrap();
     job.finish(cluster);
+}
+
+#[test]
+fn what_a_store_refuses_one_executor_is_done_by_another() {
+    let proxy = HttpProxy::start(Minio::shared().address()).unwrap();
+    let job = WordJob::on_objects_at("s3-one-clock", proxy.address());
+    let refused = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&refused);
+    // As for an executor whose clock was set wrong in mid-run.
+    proxy.set(move |request| {
+        let is_of_a_task = request.method == "POST" && request.target.contains("/out/counts-");
+        if is_of_a_task && !seen.swap(true, Ordering::AcqRel) {
+            return Fate::Answer(403, skewed());
+        }
+        Fate::Pass
+    });
+    let cluster = job.application().start(2).unwrap();
+    job.send(40);
+    job.wait_counted();
+    assert!(refused.load(Ordering::Acquire), "no upload was begun");
+    job.finish(cluster);
+}
+
+fn skewed() -> String {
+    "<Error><Code>RequestTimeTooSkewed</Code><Message>The difference between the request time and the server's time is too \
+     large.</Message></Error>"
+        .to_owned()
 }
 
 #[test]
@@ -151,11 +187,7 @@ fn a_store_that_overwrites_is_refused() {
 fn a_clock_that_is_off_is_named() {
     let proxy = HttpProxy::start(Minio::shared().address()).unwrap();
     let job = WordJob::on_objects_at("s3-clock", proxy.address());
-    proxy.set(|_| {
-        let said = "<Error><Code>RequestTimeTooSkewed</Code><Message>The difference between the request time and the server's \
-                    time is too large.</Message></Error>";
-        Fate::Answer(403, said.to_owned())
-    });
+    proxy.set(|_| Fate::Answer(403, skewed()));
     ends(
         &job.application(),
         1,

@@ -73,9 +73,14 @@ impl Layout {
         format!("{}{}-", self.parent, self.name)
     }
 
+    /// Where all queries stage.
+    pub(super) fn all_staging(&self) -> String {
+        format!("{}{STAGING}", self.parent)
+    }
+
     /// Where notes of all that a query stages for this output lie.
     pub(super) fn staging(&self, query: QueryId) -> String {
-        format!("{}{STAGING}/{query}/{}", self.parent, self.output)
+        format!("{}/{query}/{}", self.all_staging(), self.output)
     }
 
     /// The note of an attempt's open upload.

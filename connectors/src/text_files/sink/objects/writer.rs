@@ -77,14 +77,14 @@ impl Sink<TextRows> for ObjectSink {
         }))
     }
 
-    /// Credentials are those of each process: the driver's say nothing of this one's.
+    /// Credentials and clock are those of each process: the driver's say nothing of this one's.
     fn check(&self) -> Result<(), Failure> {
         let bucket = self.output.bucket()?;
         let Ok(runtime) = Handle::try_current() else {
             return Ok(());
         };
         runtime
-            .block_on(bucket.check_credentials())
+            .block_on(bucket.check_access(&self.output.layout.all_staging()))
             .map_err(failure)
     }
 }
@@ -104,7 +104,7 @@ impl Target {
     async fn begin(&self, part: Bytes) -> Result<(String, String), Failure> {
         let listing = self.bucket.list(&self.folder);
         let beginning = self.bucket.begin_upload(&self.key);
-        let (listed, upload) = tokio::try_join!(listing, beginning).map_err(failure)?;
+        let (listed, upload) = tokio::try_join!(listing, beginning).map_err(failed)?;
         let note = Note {
             key: self.key.clone(),
             upload: upload.clone(),
@@ -115,7 +115,7 @@ impl Target {
             self.bucket
                 .abort_upload(&self.key, &upload)
                 .await
-                .map_err(failure)?;
+                .map_err(failed)?;
             return Err(foreign_at(
                 &self.place,
                 "it is not empty before the batch is written",
@@ -123,7 +123,7 @@ impl Target {
         }
         let noting = self.bucket.put(&self.note, Bytes::from(note));
         let storing = self.bucket.put_part(&self.key, &upload, 0, part);
-        let ((), part) = tokio::try_join!(noting, storing).map_err(failure)?;
+        let ((), part) = tokio::try_join!(noting, storing).map_err(failed)?;
         Ok((upload, part))
     }
 
@@ -206,7 +206,7 @@ impl Writer {
         let stored = match self.upload.clone() {
             Some(upload) => task
                 .wait_for_io(async move { target.go_on(&upload, number, part).await })?
-                .map_err(failure)?,
+                .map_err(failed)?,
             None => {
                 let begun = task.wait_for_io(async move { target.begin(part).await })?;
                 let (upload, stored) = begun?;
@@ -217,6 +217,19 @@ impl Writer {
         self.parts.push(stored);
         Ok(())
     }
+}
+
+/// What the store refused in a task. Another executor may have what this process lacks.
+fn failed(error: s3::Error) -> Failure {
+    let of_this_process = matches!(
+        error,
+        s3::Error::Credentials { .. } | s3::Error::Clock { .. }
+    );
+    let failure = failure(error);
+    if of_this_process {
+        return failure.with_retry(Retry::Backoff);
+    }
+    failure
 }
 
 fn unwritable(error: &serde_json::Error) -> Failure {
