@@ -135,7 +135,7 @@ fn other_names_on_the_way_change_nothing() {
             "WITH few AS (SELECT * FROM t WHERE id < 100) SELECT job, sum(id) AS s FROM few GROUP BY job",
         ),
     ] {
-        let (fixture, query) = changed(&[FIRST, SECOND], &was, of(name, sql));
+        let (fixture, query) = changed(&[FIRST, SECOND], was, of(name, sql));
         query.unwrap().process_all_available().unwrap();
         let clerks = fixture.newest_given().into_iter();
         let clerks: Vec<_> = clerks.filter(|row| row[0] == "clerk").collect();
