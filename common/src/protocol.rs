@@ -355,6 +355,8 @@ pub struct EventTimesSeen {
     pub min: i64,
     /// The latest.
     pub max: i64,
+    /// The latest of those that count for the watermark: that are not too far ahead of their batch.
+    pub counted: Option<i64>,
     /// Their mean.
     pub mean: f64,
     /// How many.
@@ -370,6 +372,7 @@ impl EventTimesSeen {
         Self {
             min: self.min.min(other.min),
             max: self.max.max(other.max),
+            counted: self.counted.max(other.counted),
             mean: self.mean + (other.mean - self.mean) * share,
             count,
         }

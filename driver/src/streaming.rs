@@ -78,7 +78,7 @@ pub struct StreamingQueryProgress {
     /// How long parts of it took, milliseconds: `latestOffset`, `walCommit`, `addBatch`, `commitOffsets`, and all of it as `triggerExecution`.
     pub duration_ms: BTreeMap<String, u64>,
     /// Its `watermark`, where the query has one, and of the event times that it saw `min`, `avg` and `max`, and
-    /// `aheadOfBatch` when the latest is more than an hour ahead of the batch.
+    /// `aheadOfBatch` when the latest is further ahead of the batch than `watermark.max_ahead`, and so doesn't count for the watermark.
     pub event_time: BTreeMap<String, String>,
     /// Operators that keep state.
     pub state_operators: Vec<StateOperatorProgress>,
@@ -185,9 +185,6 @@ impl StreamingQueryStatus {
         }
     }
 }
-
-/// An event time so far ahead of its batch is told of: the watermark follows it, and what is older is late from then on.
-const AHEAD_MILLIS: i64 = 3_600_000;
 
 /// Milliseconds since 1970 as Spark writes them.
 fn instant(millis: i64) -> String {
@@ -314,8 +311,8 @@ fn event_time(query: &QueryInfo, batch: &BatchProgress) -> BTreeMap<String, Stri
         event_time.insert("min".to_owned(), instant(seen.min));
         event_time.insert("avg".to_owned(), instant(seen.mean.round() as i64));
         event_time.insert("max".to_owned(), instant(seen.max));
-        let ahead = seen.max.saturating_sub(batch.batch_time.0);
-        if ahead > AHEAD_MILLIS {
+        if seen.counted < Some(seen.max) {
+            let ahead = seen.max.saturating_sub(batch.batch_time.0);
             event_time.insert("aheadOfBatch".to_owned(), format!("PT{}S", ahead / 1_000));
         }
     }
@@ -396,6 +393,7 @@ mod tests {
         let seen = |min, max, mean, count| EventTimesSeen {
             min,
             max,
+            counted: Some(max),
             mean,
             count,
         };

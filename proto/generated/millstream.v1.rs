@@ -209,6 +209,9 @@ pub struct EventTimesSeen {
     pub mean: f64,
     #[prost(uint64, tag = "4")]
     pub count: u64,
+    /// The latest that is not too far ahead of the batch.
+    #[prost(sint64, optional, tag = "5")]
+    pub counted: ::core::option::Option<i64>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ExchangeOutput {

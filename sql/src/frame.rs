@@ -231,7 +231,7 @@ impl DataFrame {
     }
 
     /// Declares that event times in this column are at most `delay` late, such as `10 minutes`: aggregates by the column, or by a window of it, let
-    /// groups go that are over by then.
+    /// groups go that are over by then. Times further ahead of their batch than `watermark.max_ahead` don't count.
     ///
     /// # Errors
     /// When there is no such column, it holds no timestamps, or the delay is no length of time.
@@ -251,6 +251,7 @@ impl DataFrame {
             self.column(column)?,
             lit(number),
             lit(micros / 1_000),
+            lit(self.session.most_ahead_millis()),
         ]);
         // Watched even where nothing else reads the column.
         let seen = ScalarUDF::from(SeenFunction::default()).call(vec![self.column(column)?]);

@@ -24,6 +24,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
+/// Beyond the years that a timestamp can have.
+const AGES: Duration = Duration::from_secs(86_400 * 365 * 300_000);
 
 declare_keys! {
     section "Batches" {
@@ -192,6 +194,11 @@ declare_keys! {
         "files.max_files_per_batch" FILES_MAX_FILES_PER_BATCH: Option<u32> = None, [1];
         /// What to do when a file is gone, or has another length, once its batch reads it.
         "files.on_changed" FILES_ON_CHANGED: OnDataLoss = OnDataLoss::Fail;
+    }
+
+    section "Structured Streaming" {
+        /// An event time that is further ahead of its batch's time doesn't count for the watermark; progress says so.
+        "watermark.max_ahead" WATERMARK_MAX_AHEAD: Duration = HOUR, [Duration::ZERO, AGES];
     }
 
     section "Receivers" {

@@ -98,6 +98,7 @@ impl From<EventTimesSeen> for pb::EventTimesSeen {
             max: seen.max,
             mean: seen.mean,
             count: seen.count,
+            counted: seen.counted,
         }
     }
 }
@@ -109,6 +110,7 @@ impl From<pb::EventTimesSeen> for EventTimesSeen {
             max: seen.max,
             mean: seen.mean,
             count: seen.count,
+            counted: seen.counted,
         }
     }
 }

@@ -111,7 +111,7 @@ prop_compose! {
         result in option::of(vec(any::<u8>(), 0..9).prop_map(Bytes::from)),
         sink in option::of((any::<u32>(), any::<u64>(), any::<u64>(), json())),
         state in vec(state_file(), 0..2),
-        event_times in btree_map(".{0,4}", (any::<i64>(), any::<i64>(), -1e15..1e15, any::<u64>()), 0..3),
+        event_times in btree_map(".{0,4}", (any::<i64>(), any::<i64>(), any::<Option<i64>>(), -1e15..1e15, any::<u64>()), 0..3),
         counts in any::<[u64; 17]>(),
     ) -> TaskOutput {
         TaskOutput {
@@ -119,7 +119,7 @@ prop_compose! {
             result,
             sink: sink.map(|(partition, rows, checksum, payload)| SinkCommit { partition, rows, checksum, payload }),
             state,
-            event_times: event_times.into_iter().map(|(name, (min, max, mean, count))| (name, EventTimesSeen { min, max, mean, count })).collect(),
+            event_times: event_times.into_iter().map(|(name, (min, max, counted, mean, count))| (name, EventTimesSeen { min, max, counted, mean, count })).collect(),
             counts: TaskCounts {
                 input_rows: counts[0],
                 input_bytes: counts[1],

@@ -4,7 +4,11 @@
 //! watermark lets go. The mark names the type that it was given to: a cast keeps metadata, and what it makes of a time is none. A task's plan runs on its
 //! slot's thread, so what was seen is noted there.
 
-use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    sync::Arc,
+};
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, PrimitiveArray},
@@ -20,7 +24,7 @@ use datafusion::{
     },
 };
 
-use millstream_common::protocol::EventTimesSeen;
+use millstream_common::{protocol::EventTimesSeen, time::BatchTime};
 
 use super::wrong;
 
@@ -31,11 +35,14 @@ const MARK: &str = "millstream.event_time";
 thread_local! {
     /// The event times that the task on this thread saw, by column.
     static SEEN: RefCell<BTreeMap<String, EventTimesSeen>> = const { RefCell::new(BTreeMap::new()) };
+    /// The time of its batch.
+    static BATCH: Cell<BatchTime> = const { Cell::new(BatchTime(0)) };
 }
 
-/// Forgets what an earlier task saw.
-pub(crate) fn forget() {
+/// Forgets what an earlier task saw; the next one is of a batch of this time.
+pub(crate) fn begin(batch: BatchTime) {
     SEEN.with_borrow_mut(BTreeMap::clear);
+    BATCH.set(batch);
 }
 
 /// The event times that this task saw, by column.
@@ -43,17 +50,25 @@ pub(crate) fn take_seen() -> BTreeMap<String, EventTimesSeen> {
     SEEN.with_borrow_mut(std::mem::take)
 }
 
-/// Notes the event times of some rows.
-fn note(column: &str, times: &PrimitiveArray<TimestampMicrosecondType>) {
+/// Notes the event times of some rows. Those that are more milliseconds ahead of the batch don't count for the watermark: one row would make all that comes
+/// later late.
+fn note(column: &str, most_ahead: i64, times: &PrimitiveArray<TimestampMicrosecondType>) {
     let (Some(earliest), Some(latest)) = (min(times), max(times)) else {
         return;
     };
     let count = (times.len() - times.null_count()) as u64;
     // In whole numbers of a width that a batch of rows can't overflow.
     let sum: i128 = times.iter().flatten().map(i128::from).sum();
+    let until = BATCH.get().0.saturating_add(most_ahead);
+    let until = until.saturating_mul(1_000);
+    let counted = match latest <= until {
+        true => Some(latest),
+        false => times.iter().flatten().filter(|time| *time <= until).max(),
+    };
     let new = EventTimesSeen {
         min: earliest.div_euclid(1_000),
         max: latest.div_euclid(1_000),
+        counted: counted.map(|time| time.div_euclid(1_000)),
         mean: sum as f64 / count as f64 / 1e3,
         count,
     };
@@ -100,7 +115,7 @@ fn first_type(types: &[DataType], name: &str) -> Result<DataType> {
     first.ok_or_else(|| wrong(format!("{name} needs a column")))
 }
 
-/// `event_time(column, id, delay in milliseconds)`. Volatile, so that it is evaluated where it stands and conditions on it aren't moved below.
+/// `event_time(column, id, delay, most ahead)`, both in milliseconds. Volatile, so that it is evaluated where it stands and conditions on it aren't moved below.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(crate) struct EventTimeFunction {
     signature: Signature,
@@ -109,7 +124,7 @@ pub(crate) struct EventTimeFunction {
 impl Default for EventTimeFunction {
     fn default() -> Self {
         Self {
-            signature: Signature::any(3, Volatility::Volatile),
+            signature: Signature::any(4, Volatility::Volatile),
         }
     }
 }
@@ -141,14 +156,19 @@ impl ScalarUDFImpl for EventTimeFunction {
     }
 
     fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let [column, id, ..] = arguments.args.as_slice() else {
-            return Err(wrong("event_time needs a column and its id"));
-        };
-        let ColumnarValue::Scalar(ScalarValue::Utf8(Some(id))) = id else {
-            return Err(wrong("the id of an event_time is text"));
+        let [
+            column,
+            ColumnarValue::Scalar(ScalarValue::Utf8(Some(id))),
+            _,
+            ColumnarValue::Scalar(ScalarValue::Int64(Some(most_ahead))),
+        ] = arguments.args.as_slice()
+        else {
+            return Err(wrong(
+                "event_time needs a column, its id, how late and how far ahead times may be",
+            ));
         };
         let times: ArrayRef = column.to_array(arguments.number_rows)?;
-        note(id, times.as_primitive());
+        note(id, *most_ahead, times.as_primitive());
         debug_assert_eq!(times.len(), arguments.number_rows);
         Ok(ColumnarValue::Array(times))
     }
@@ -237,5 +257,33 @@ impl ScalarUDFImpl for MarkFunction {
     fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let column = arguments.args.into_iter().next();
         column.ok_or_else(|| wrong("event_time_mark needs a column"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_far_ahead_of_their_batch_do_not_count() {
+        begin(BatchTime(100));
+        let micros = |millis: Vec<Option<i64>>| -> PrimitiveArray<TimestampMicrosecondType> {
+            let times = millis.into_iter().map(|time| time.map(|time| time * 1_000));
+            times.collect()
+        };
+        note("a", 20, &micros(vec![Some(90), None, Some(120)]));
+        note("b", 20, &micros(vec![Some(121), Some(-5), Some(80)]));
+        note("c", 20, &micros(vec![Some(121)]));
+        note("c", i64::MAX, &micros(vec![Some(50)]));
+        note("d", i64::MAX, &micros(vec![Some(i64::MAX / 1_000)]));
+        let seen = take_seen();
+        let of = |column: &str| (seen[column].counted, seen[column].max);
+        assert_eq!(of("a"), (Some(120), 120));
+        assert_eq!(of("b"), (Some(80), 121));
+        assert_eq!(of("c"), (Some(50), 121));
+        assert_eq!(of("d"), (Some(i64::MAX / 1_000), i64::MAX / 1_000));
+        begin(BatchTime(100));
+        note("a", 20, &micros(vec![Some(121)]));
+        assert_eq!(take_seen()["a"].counted, None);
     }
 }

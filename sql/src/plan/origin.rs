@@ -199,6 +199,7 @@ mod tests {
             datafusion::prelude::col("at"),
             datafusion::logical_expr::lit("0"),
             datafusion::logical_expr::lit(5i64),
+            datafusion::logical_expr::lit(0i64),
         ]);
         let frame = context.table("t").await.unwrap();
         let frame = frame.with_column("at", watched).unwrap();

@@ -227,7 +227,7 @@ fn number_event_times(plan: LogicalPlan) -> Result<(LogicalPlan, Vec<EventTime>)
                 if function.name() != event_time::NAME {
                     return Ok(Transformed::no(Expr::ScalarFunction(function)));
                 }
-                let [_, _, Expr::Literal(ScalarValue::Int64(Some(delay)), _)] =
+                let [_, _, Expr::Literal(ScalarValue::Int64(Some(delay)), _), ..] =
                     function.args.as_slice()
                 else {
                     return Ok(Transformed::no(Expr::ScalarFunction(function)));

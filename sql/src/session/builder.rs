@@ -126,6 +126,7 @@ impl SessionBuilder {
             Some(name) => (zone, name),
             None => (TimeZone::UTC, "UTC".to_owned()),
         };
+        let most_ahead = config.get(keys::WATERMARK_MAX_AHEAD);
         let context = Arc::new(engine::context(&zone_name, &self.functions)?);
         let host = Host::start(HostOptions {
             name: self.name,
@@ -140,6 +141,7 @@ impl SessionBuilder {
             context,
             zone,
             zone_name,
+            most_ahead_millis: i64::try_from(most_ahead.as_millis()).unwrap_or(i64::MAX),
             console: self.console,
             numbers: AtomicU64::new(0),
             queries: Mutex::default(),

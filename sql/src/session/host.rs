@@ -42,6 +42,8 @@ use crate::{error::Error, plan::cut, program::SessionPrograms, udf::Registry};
 
 /// Threads for IO; they don't compute.
 const IO_THREADS: usize = 2;
+/// They plan queries, whose expressions may be nested by the hundred.
+const STACK_BYTES: usize = 16 << 20;
 
 pub(super) struct HostOptions {
     pub(super) name: String,
@@ -83,6 +85,7 @@ impl Host {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(IO_THREADS)
             .thread_name("io")
+            .thread_stack_size(STACK_BYTES)
             .enable_all()
             .build()
             .map_err(|error| {

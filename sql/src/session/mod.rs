@@ -90,6 +90,7 @@ struct Inner {
     context: SharedContext,
     zone: TimeZone,
     zone_name: String,
+    most_ahead_millis: i64,
     console: Console,
     numbers: AtomicU64,
     queries: Mutex<Queries>,
@@ -247,6 +248,11 @@ impl Session {
 
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
         self.0.host.clock()
+    }
+
+    /// So far ahead of its batch an event time may be and still counts for a watermark.
+    pub(crate) fn most_ahead_millis(&self) -> i64 {
+        self.0.most_ahead_millis
     }
 
     pub(crate) fn zone(&self) -> &TimeZone {

@@ -284,7 +284,7 @@ impl SqlStage {
 impl StageProgram for SqlStage {
     fn run(&self, task: &mut TaskContext<'_>) -> Result<TaskOutput, Failure> {
         let mut output = TaskOutput::default();
-        event_time::forget();
+        event_time::begin(task.batch_time);
         match &self.exit {
             Exit::Exchange(route) => {
                 let mut writer =

@@ -433,9 +433,9 @@ impl QueryCore {
     }
 }
 
-/// The latest event times of a batch, by column.
+/// The latest event times of a batch that count for the watermark, by column.
 fn latest_seen(summary: &BatchSummary) -> BTreeMap<String, i64> {
     let seen = summary.event_times.iter();
-    seen.map(|(column, seen)| (column.clone(), seen.max))
+    seen.filter_map(|(column, seen)| Some((column.clone(), seen.counted?)))
         .collect()
 }
